@@ -100,11 +100,17 @@ _WITHOUT_PANEL = {
     "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
     "checkpoint_compression": Metric("Checkpoint compression", "ratio", None, "higher", "machine"),
 }
+SYSTEM_PREFIXES = ("system/", "gpu/")
+"""How the names of measurements of the machine begin."""
+
 _PREFIXES: dict[str, Metric] = {
     "checkpoint_": Metric("", "", direction="lower", kind="machine"),
     "backup_": Metric("", "", direction="lower", kind="machine"),
+    **{prefix: Metric("", "", kind="machine") for prefix in SYSTEM_PREFIXES},
 }
 _UNIT_SUFFIXES = {
+    "_mb_per_s": "MB / s",
+    "_percent": "%",
     "_s": "s",
     "_ms": "ms",
     "_us": "µs",
@@ -114,6 +120,8 @@ _UNIT_SUFFIXES = {
     "_loss": "nats / token",
 }
 
+_GPU_SUFFIXES = {"_w": "W", "_c": "°C"}
+
 DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps")
 """Metrics that `Run.value` computes; the others were logged."""
 
@@ -122,8 +130,12 @@ def metric_info(name: str) -> Metric:
     """Return the properties of a metric; for an unknown one, a title and the unit of its suffix."""
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
-    unit = next((unit for suffix, unit in _UNIT_SUFFIXES.items() if name.endswith(suffix)), "value")
+    suffixes = {**_UNIT_SUFFIXES, **(_GPU_SUFFIXES if name.startswith("gpu/") else {})}
+    suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), "")
+    unit = suffixes.get(suffix, "value")
     words = name.replace("_", " ").strip()
+    if name.startswith(SYSTEM_PREFIXES):
+        words = _system_words(name.removesuffix(suffix))
     shown = Metric(words[:1].upper() + words[1:] or "Unnamed", unit)
     for prefix in ("best_", "val_"):
         known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
@@ -134,6 +146,12 @@ def metric_info(name: str) -> Metric:
             )
     known = next((known for prefix, known in _PREFIXES.items() if name.startswith(prefix)), None)
     return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
+
+
+def _system_words(name: str) -> str:
+    """Return words for a system metric without its unit: `run CPU`, `GPU 0 power`."""
+    words = name.removeprefix("system/").replace("/", " ").replace("_", " ").split()
+    return " ".join(word.upper() if word in ("cpu", "gpu") else word for word in words)
 
 
 def machine_metrics() -> list[str]:

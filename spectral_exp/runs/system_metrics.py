@@ -18,9 +18,7 @@ from spectral_exp.core.series import FloatArray
 from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_lines import RESERVED, metric_number, parse_entry, read_lines
-
-PREFIXES = ("system/", "gpu/")
-"""How the names of system metrics begin."""
+from spectral_exp.runs.metric_names import SYSTEM_PREFIXES
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def read_system_metrics(run: str | Path) -> dict[str, SystemSeries]:
             continue
         for name, value in entry.items():
             number = None if name in RESERVED else metric_number(value)
-            if number is not None and math.isfinite(number) and name.startswith(PREFIXES):
+            if number is not None and math.isfinite(number) and name.startswith(SYSTEM_PREFIXES):
                 points.setdefault(name, []).append((time_s, number))
     first_s = min((time_s for found in points.values() for time_s, _ in found), default=0.0)
     return {name: _series(found, first_s) for name, found in points.items()}

@@ -21,7 +21,7 @@ from spectral_exp.core.redact import redact_text
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.core.wording import format_count
 from spectral_exp.monitoring.companion.addresses import send_message
-from spectral_exp.monitoring.companion.content import read_outcome
+from spectral_exp.monitoring.companion.content import read_outcome, results_state
 from spectral_exp.runs.follow import MetricsFollower
 from spectral_exp.runs.layout import RunPaths
 
@@ -118,13 +118,16 @@ class Alerts:
     Args:
         root: of the run.
         addresses: who gets the messages.
+        results_before: the `results_state` before this attempt at the run.
     """
 
-    def __init__(self, root: Path, addresses: Sequence[str]) -> None:
+    def __init__(
+        self, root: Path, addresses: Sequence[str], results_before: Sequence[int] | None = None
+    ) -> None:
         self._paths = RunPaths(root)
         self._name = root.name
         self._file = self._paths.companion / _FILE_NAME
-        self._results_before = self._results_state()
+        self._results_before = results_before
         self._follower = MetricsFollower(root)
         self._hang: HangDetector | None = None
         self._next_look_s = 0.0
@@ -168,7 +171,7 @@ class Alerts:
             has_finished: whether it has reported its end; otherwise it was killed.
             error: what it has reported.
         """
-        if self._results_state() == self._results_before:
+        if results_state(self._paths) == self._results_before:
             if not has_finished:
                 self.add("failed", "its process has ended without results, as if it was killed")
             elif error:
@@ -201,13 +204,6 @@ class Alerts:
         with suppress(OSError):
             self._file.parent.mkdir(exist_ok=True)
             write_json_atomic(self._file, self._sent_s)
-
-    def _results_state(self) -> tuple[int, int] | None:
-        try:
-            state = self._paths.results_file.stat()
-        except OSError:
-            return None
-        return state.st_ino, state.st_mtime_ns
 
     def _read_times(self) -> dict[str, float]:
         if not self._file.exists():

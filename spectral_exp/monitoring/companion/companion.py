@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from spectral_exp.core.child_process import start_helper
 from spectral_exp.core.errors import require
 from spectral_exp.core.worker import ServiceThread
-from spectral_exp.monitoring.companion.addresses import check_addresses
+from spectral_exp.monitoring.companion.content import results_state
 from spectral_exp.monitoring.companion.system import SystemMetrics
 from spectral_exp.monitoring.companion.targets import parse_targets
 from spectral_exp.monitoring.component import Component
@@ -78,7 +78,12 @@ class Companion(Component):
         for name, value in {"mirrors": mirrors, "alerts": alerts}.items():
             require(not isinstance(value, str), name, "...", "a list: [ADDRESS, ADDRESS]")
         self._mirrors = parse_targets(mirrors) if enabled else []
-        self._alerts = check_addresses(alerts) if enabled else []
+        self._alerts: list[str] = []
+        if enabled and alerts:
+            # Slow: this loads the clients of web servers.
+            from spectral_exp.monitoring.companion.addresses import check_addresses
+
+            self._alerts = check_addresses(alerts)
         self.enabled = enabled and bool(self._mirrors or self._alerts or self._system)
         self._process: _Process | None = None
         self._problems = _Problems(self)
@@ -140,6 +145,7 @@ class Companion(Component):
             "system": system and {"interval_s": system.interval_s, "max_mb": system.max_mb},
             "mirrors": [asdict(target) for target in self._mirrors],
             "alerts": self._alerts,
+            "results_before": results_state(self.paths),
         }
 
 

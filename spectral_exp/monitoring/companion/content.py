@@ -91,6 +91,15 @@ def read_outcome(paths: RunPaths) -> dict[str, Any]:
     return found
 
 
+def results_state(paths: RunPaths) -> list[int] | None:
+    """Return what changes when the results of a run are written again; None without results."""
+    try:
+        state = paths.results_file.stat()
+    except OSError:
+        return None
+    return [state.st_ino, state.st_mtime_ns]
+
+
 def _is_non_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 

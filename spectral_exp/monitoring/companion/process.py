@@ -120,7 +120,7 @@ class Service:
         ]
         self._alerts = None
         if addresses := request.get("alerts"):
-            self._alerts = Alerts(root, addresses)
+            self._alerts = Alerts(root, addresses, request["results_before"])
             self._deliveries += [
                 Delivery(f"alert by {describe_address(address)}", box.push, self._is_ending)
                 for address, box in self._alerts.outboxes.items()
@@ -179,6 +179,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
+    # Tracker libraries import torch if they find it, for seconds and hundreds of megabytes.
+    sys.modules["torch"] = None  # type: ignore[assignment]
 
     def send(message: Mapping[str, Any]) -> None:
         with suppress(OSError):  # training is gone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from spectral_exp.core.errors import require
 from spectral_exp.monitoring.component import Component
 from spectral_exp.runs import layout
-from spectral_exp.runs.system_metrics import PREFIXES
+from spectral_exp.runs.metric_names import SYSTEM_PREFIXES
 
 _SMALLEST_MB = 0.05
 
@@ -21,7 +21,7 @@ class SystemMetrics(Component):
         max_mb: size of the file, in 10^6 bytes, at which every second line is removed, >= 0.05.
     """
 
-    metric_prefixes = PREFIXES
+    metric_prefixes = SYSTEM_PREFIXES
     measures_machine = True
     is_required = False
     files = (f"{layout.LOGS_FOLDER}/{layout.SYSTEM_NAME}",)
