@@ -163,6 +163,7 @@ class Mirror:
             cursor.remote = tracker.open(run, cursor.remote)
         except FileNotFoundError:  # its files are gone: it gets all of them again
             cursor = _Cursor(key=cursor.key)
+            self._write(cursor)
             cursor.remote = tracker.open(
                 MirroredRun(root, root.name, group or root.name, cursor.key, -1), {}
             )
@@ -178,7 +179,9 @@ class Mirror:
     def _rewind(self, tracker: Tracker) -> None:
         """Begin the remote run anew, since steps that it holds are trained again."""
         tracker.close("")
-        self._open(tracker, _Cursor(key=self._cursor.key))
+        cursor = _Cursor(key=self._cursor.key)
+        self._write(cursor)  # before anything is removed
+        self._open(tracker, cursor)
 
     # --- what is sent -----------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def event_steps(folder: Path) -> list[int]:
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     steps: list[int] = []
-    for file in sorted(folder.glob("events.out.tfevents.*"), key=os.path.getmtime):
+    for file in sorted(folder.glob("events.out.tfevents.*"), key=str):
         content = file.read_bytes()
         while content:
             size = int.from_bytes(content[:8], "little")

@@ -24,10 +24,18 @@ from spectral_exp.runs.marks import update_marks
 
 
 def png(width: int) -> bytes:
-    """The smallest file that counts as a PNG of that width."""
-    header = b"IHDR" + width.to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    crc = zlib.crc32(header).to_bytes(4, "big")
-    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + crc + bytes(8)
+    """A black picture of that width, one pixel high."""
+    size = width.to_bytes(4, "big") + (1).to_bytes(4, "big")
+    chunks = {
+        b"IHDR": size + bytes([8, 2, 0, 0, 0]),
+        b"IDAT": zlib.compress(bytes(1 + 3 * width)),
+        b"IEND": b"",
+    }
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in chunks.items():
+        crc = zlib.crc32(name + data).to_bytes(4, "big")
+        content += len(data).to_bytes(4, "big") + name + data + crc
+    return content
 
 
 class Memory(Tracker):
@@ -108,6 +116,7 @@ def push_all(mirror: Mirror, *, is_over: bool = False) -> None:
 
 
 TARGET = Target("trackio", "project")
+TEXT = "it's\n"
 
 
 @settings(max_examples=15)
@@ -175,7 +184,7 @@ def test_settings_results_samples_plots_and_tags_arrive_once(
     update_marks(tmp_path, {"tags": ["good"]})
     for step in (1, 2, 3):
         logger.log_metrics(step, {"loss": float(step), "note": "text", "bad": float("nan")})
-        logger.log_message(f"sample at step {step}: {'it’s' * step!r}")
+        logger.log_message(f"sample at step {step}: {TEXT * step!r}")
         stamp = f"20260101_00000{step}"
         (paths.visualizations / f"phases_step_{step}_{stamp}.png").write_bytes(png(step))
     (paths.visualizations / "phases_step_9_20260101_000009.png").write_bytes(b"no PNG")
@@ -187,7 +196,7 @@ def test_settings_results_samples_plots_and_tags_arrive_once(
     push_all(mirror, is_over=True)
     push_all(Mirror(tmp_path, TARGET), is_over=True)
     assert tracker.values() == [(step, {"loss": float(step)}) for step in (1, 2, 3)]
-    assert tracker.server["texts"] == [(step, "samples", "it’s" * step) for step in (1, 2, 3)]
+    assert tracker.server["texts"] == [(step, "samples", TEXT * step) for step in (1, 2, 3)]
     assert tracker.server["images"] == [(step, "plots/phases", png(step)) for step in (1, 2, 3)]
     (config,) = tracker.server["config"]
     assert (config["name"], config["optimizer.lr"], config["git_hash"]) == ("wave", 0.1, "a" * 8)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -92,7 +93,7 @@ def test_the_file_stays_bounded_and_new_lines_stay_dense(
     assert 5_000 < file.stat().st_size <= 10_000
     assert steps[0] == 0
     assert steps[-2:] == [498, 499]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(steps)]
     assert gaps == sorted(gaps, reverse=True), "the older, the rarer"
 
 

@@ -22,8 +22,13 @@ _PER_CALL = 900  # metrics; the server takes 1000
 _PARAMS_PER_CALL = 100
 _MAX_VALUE = 5000  # characters of a parameter or tag
 _STATUS = {"failed": "FAILED", "diverged": "FAILED", "not_saved": "FAILED", "interrupted": "KILLED"}
-# The library would try for minutes; the mirror tries again by itself.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_ENVIRONMENT = {
+    # The library would try for minutes; the mirror tries again by itself.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class Mlflow(Tracker):
@@ -40,7 +45,7 @@ class Mlflow(Tracker):
         self._params: dict[str, str] = {}
 
     def open(self, run: MirroredRun, remote: Mapping[str, Any]) -> dict[str, Any]:
-        for name, value in _PATIENCE.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 

@@ -1,13 +1,14 @@
 """Event files for TensorBoard, written by tensorboardX.
 
 torch.utils.tensorboard would import torch, which takes seconds and hundreds of megabytes. The
-writer of tensorboardX that is used here has neither a thread nor a queue, so that a full disk is an
-error of the call.
+record writer of tensorboardX has neither a thread nor a queue, so that a full disk is an error of
+the call.
 """
 
 from __future__ import annotations
 
-import secrets
+import re
+import socket
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Point, Tracker
 from spectral_exp.runs.layout import RunPaths
 
+_FILES = "events.out.tfevents.*"
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{1,12})\..*")
 _PNG_SIZE = slice(16, 24)  # width and height in the header
 _COLORS = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type of a PNG -> channels
 _COLOR_TYPE = 25
@@ -26,7 +29,8 @@ class TensorBoard(Tracker):
     """Writes a new event file with every start.
 
     Each file begins with the first step that it holds, by which TensorBoard drops all later steps
-    of earlier files. So nothing is shown twice after a crash, or after steps were trained again.
+    of earlier files. So nothing is shown twice after a crash. After steps were trained again, one
+    new file replaces the others.
 
     Args:
         where: the folder that gets a folder for each run; "" for `tensorboard` in the run.
@@ -39,16 +43,18 @@ class TensorBoard(Tracker):
         self._writer: Any = None
 
     def open(self, run: MirroredRun, remote: Mapping[str, Any]) -> dict[str, Any]:
-        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.record_writer import RecordWriter
 
         name = remote.get("folder") or self._new_name(run)
         folder = Path(self._where) / name if self._where else RunPaths(run.root).tensorboard
-        if remote and not any(folder.glob("events.out.tfevents.*")):
+        if remote and not any(folder.glob(_FILES)):
             raise FileNotFoundError(f"the event files in {folder} are gone")
         folder.mkdir(parents=True, exist_ok=True)
-        # Two files of one second would have the same name.
-        suffix = f".{secrets.token_hex(4)}"
-        self._writer = EventsWriter(str(folder / "events"), suffix)
+        if run.last_step < 0:
+            for file in folder.glob(_FILES):
+                file.unlink()
+        self._writer = RecordWriter(str(folder / _new_file_name(folder)))
+        self._write(0, time.time(), file_version="brain.Event:2")
         self._write(run.last_step + 1, time.time(), session_log=_session_start())
         return {"folder": name}
 
@@ -109,12 +115,25 @@ class TensorBoard(Tracker):
 
     def close(self, status: str) -> None:
         if self._writer is not None:
+            self._writer.flush()
             self._writer.close()
+            self._writer = None
 
     def _write(self, step: int, time_s: float, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._writer.write_event(Event(step=step, wall_time=time_s, **content))
+        event = Event(step=step, wall_time=time_s, **content)
+        self._writer.write(event.SerializeToString())
+
+
+def _new_file_name(folder: Path) -> str:
+    """Return a name that comes after those of all event files in a folder.
+
+    TensorBoard reads them in the order of their names, and clocks may disagree.
+    """
+    names = [name[1] for file in folder.iterdir() if (name := _NAME.fullmatch(file.name))]
+    second = max([int(time.time()), *map(int, names)])
+    return f"events.out.tfevents.{second}.{len(names):06d}.{socket.gethostname()}"
 
 
 def _session_start() -> Any:
