@@ -41,10 +41,14 @@ BENCHES = {
         "distributed",
         "a step on two processes relative to a bare DDP loop, and their start",
     ),
+    "companion": (
+        "companion",
+        "a step beside a companion process relative to a step alone; not part of all",
+    ),
     "gating": ("gating", "effect of gate_every on the loss, paired by seed; not part of all"),
     "dashboard": ("dashboard", "the dashboard in Chromium beside other tools; not part of all"),
 }
-NOT_IN_ALL = ("gating", "dashboard", "sweep")
+NOT_IN_ALL = ("companion", "gating", "dashboard", "sweep")
 
 SCHEMA = 1
 """Version of the JSON file, increased when the meaning of an entry changes."""

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,6 @@ import psutil
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.files import write_atomic
-from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.companion.gpus import Gpus
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_lines import is_entry, last_entry, read_lines
@@ -52,7 +52,7 @@ class SystemSampler:
         if self._lines.last_waiting_line is not None:
             self._lines.flush()
             return
-        entry = {"step": self._step(), "timestamp": timestamp(), **_rounded(values)}
+        entry = {"step": self._step(), "timestamp": _now(), **_rounded(values)}
         self._lines.write(json.dumps(entry).encode() + b"\n")
         self._thin_out()
 
@@ -74,6 +74,11 @@ class SystemSampler:
             if file.stat().st_size > self._max_bytes:
                 lines = list(read_lines(file))[::2]
                 self._lines.while_closed(lambda: write_atomic(file, b"".join(lines)))
+
+
+def _now() -> str:
+    """Return the local time in ISO 8601 with milliseconds."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:

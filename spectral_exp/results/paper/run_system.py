@@ -26,18 +26,22 @@ _COLUMNS = 2
 _ROW_HEIGHT = 1.9
 _DPI = 200
 _MOST_CURVES = 5
+_FEW_POINTS = 40
 
-# Title of a panel -> ends of the names of its curves.
+# Title of a panel -> end of a name -> label of its curve; GPUs are labelled by their index.
 _PANELS = {
-    "Processors": ("system/cpu_percent", "system/run_cpu_percent"),
-    "Memory of the run": ("system/run_memory_mb",),
-    "Disk": ("disk_read_mb_per_s", "disk_write_mb_per_s"),
-    "Network": ("network_in_mb_per_s", "network_out_mb_per_s"),
-    "GPU load": ("/utilization_percent",),
-    "GPU memory": ("/memory_mb",),
-    "GPU power": ("/power_w",),
-    "GPU temperature": ("/temperature_c",),
+    "Processors": {"system/cpu_percent": "machine", "system/run_cpu_percent": "run"},
+    "Memory of the run": {"system/run_memory_mb": "run"},
+    "Disk": {"disk_read_mb_per_s": "read", "disk_write_mb_per_s": "write"},
+    "Network": {"network_in_mb_per_s": "in", "network_out_mb_per_s": "out"},
+    "GPU load": {"/utilization_percent": ""},
+    "GPU memory": {"/memory_mb": ""},
+    "GPU power": {"/power_w": ""},
+    "GPU temperature": {"/temperature_c": ""},
 }
+# Longest time that is shown in a unit -> the unit and its hours.
+_UNITS = {2 / 60: ("seconds", 1 / 3600), 2.0: ("minutes", 1 / 60), 72.0: ("hours", 1.0)}
+_DAYS = ("days", 24.0)
 
 
 def run_system(run: Run) -> Figure | None:
@@ -50,7 +54,7 @@ def run_system(run: Run) -> Figure | None:
     panels = {
         title: names
         for title, ends in _PANELS.items()
-        if (names := [name for name in measured if name.endswith(ends)])
+        if (names := [name for name in measured if name.endswith(tuple(ends))])
     }
     if not panels:
         return None
@@ -65,24 +69,30 @@ def _draw(
     rows = ceil(len(panels) / _COLUMNS)
     figure = new_figure(LIGHT, _ROW_HEIGHT * rows)
     places = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    span = max(float(series.hours[-1]) for series in measured.values())
+    unit, hours = next((unit for most, unit in _UNITS.items() if span <= most), _DAYS)
     for axes, (title, names) in zip(places, panels.items(), strict=False):
-        _draw_panel(axes, title, {name: measured[name] for name in names[:_MOST_CURVES]})
+        for color, name in zip(LIGHT.series, names[:_MOST_CURVES], strict=False):
+            _draw_curve(axes, measured[name], hours, color, _label(title, name))
+        axes.set_title(title)
+        axes.set_ylabel(metric_info(names[0]).unit)
+        axes.set_xlabel(unit)
+        axes.set_ylim(0, 1.05 * max(axes.get_ylim()[1], 1e-3))
+        if len(names) > 1:
+            legend_above(axes)
     for axes in places[len(panels) :]:
         axes.remove()
     return figure
 
 
-def _draw_panel(axes: Axes, title: str, shown: Mapping[str, SystemSeries]) -> None:
-    for color, (name, series) in zip(LIGHT.series, shown.items(), strict=False):
-        curve = envelope(Series(series.hours, series.values))
-        axes.plot(curve.steps, curve.mean, color=color, label=metric_info(name).title)
-        if curve.points_per_bin > 1:
-            axes.fill_between(
-                curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0
-            )
-    axes.set_title(title)
-    axes.set_ylabel(metric_info(next(iter(shown))).unit)
-    axes.set_xlabel("hours")
-    axes.set_ylim(bottom=0)
-    if len(shown) > 1:
-        legend_above(axes)
+def _draw_curve(axes: Axes, series: SystemSeries, hours: float, color: str, label: str) -> None:
+    curve = envelope(Series(series.hours / hours, series.values))
+    few = "o-" if curve.steps.size <= _FEW_POINTS else "-"
+    axes.plot(curve.steps, curve.mean, few, color=color, label=label)
+    if curve.points_per_bin > 1:
+        axes.fill_between(curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0)
+
+
+def _label(title: str, name: str) -> str:
+    label = next(label for end, label in _PANELS[title].items() if name.endswith(end))
+    return label or f"GPU {name.split('/')[1]}"

@@ -111,7 +111,10 @@ def test_wandb_offline(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun.run_id == json.loads(cursor.read_text())["key"]
     assert (begun.display_name, begun.run_group) == ("some_run", "wave")
     history = [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in r.history.item}
+        {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in r.history.item
+        }
         for r in records
         if r.HasField("history")
     ]
