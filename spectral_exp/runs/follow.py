@@ -94,8 +94,10 @@ class LineFollower:
     ) -> None:
         self._paths = RunPaths(run)
         self._file = self._paths.logs / file_name
+        self._start: Position | None = None
         self._restart()
-        self._start = start if start is not None and start.offset > 0 else None
+        if start is not None and start.offset > 0:
+            self._start = start
 
     @property
     def position(self) -> Position:
@@ -124,7 +126,7 @@ class LineFollower:
 
     def _restart(self) -> None:
         self.offset = 0
-        self._start: Position | None = None
+        self._start = None
         self._is_in_long_line = False  # the offset lies inside a line that is too long
         self._identity: tuple[int, int] | None = None  # device and inode of the file
         self._all = hashlib.blake2b()  # of all bytes before the offset

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from spectral_exp.core.redact import REDACTED
-from spectral_exp.monitoring.companion import alerts as alerts_module
 from spectral_exp.monitoring.companion.alerts import (
     QUIET_S,
     TITLES,
@@ -98,7 +97,7 @@ def test_one_of_a_kind_in_ten_minutes_over_all_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1e9]
-    monkeypatch.setattr(alerts_module.time, "time", lambda: clock[0])
+    monkeypatch.setattr("time.time", lambda: clock[0])
     alerts = Alerts(tmp_path, ["x://", "y://"])
     alerts.add("hang", "first")
     alerts.add("hang", "second")

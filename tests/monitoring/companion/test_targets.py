@@ -8,14 +8,13 @@ import pytest
 
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.monitoring import Companion
-from spectral_exp.monitoring.companion import targets
 from spectral_exp.monitoring.companion.addresses import check_addresses, describe_address
 from spectral_exp.monitoring.companion.targets import Target, parse_target, parse_targets
 
 
 @pytest.fixture(autouse=True)
 def _all_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
@@ -65,7 +64,7 @@ def test_a_missing_library_or_key_is_refused_with_its_remedy(
         parse_target("wandb:p")
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
     assert parse_target("wandb:p")
-    monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs trackio, which is missing: pip install .*trackio"):
         Companion(tmp_path, ["trackio"])
     assert not Companion(tmp_path, ["trackio"], enabled=False).enabled
