@@ -37,10 +37,7 @@ from spectral_exp.core.errors import UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
 from spectral_exp.distributed.ranks import Ranks
-from spectral_exp.distributed.settings import (
-    DistributedSettings,
-    refuse_unshareable,
-)
+from spectral_exp.distributed.settings import DistributedSettings, refuse_unshareable
 from spectral_exp.distributed.world import SINGLE, World
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.undrawn import UndrawnWeights
@@ -451,8 +448,7 @@ def _components(
         components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **offered)
         if name == "backup" and components[name] is not None:
             offered["on_durable"] = components[name].submit
-        if name == "system":
-            offered["system"] = components[name]
+        offered["system"] = components.get("system")
     return components
 
 

@@ -158,7 +158,8 @@ def links_inside(root: Path) -> list[Path]:
         paths.lock_file, paths.config_file, paths.results_file, paths.backup_file, paths.run_log,
     )  # fmt: skip
     inside = (path for folder in small if not folder.is_symlink() for path in _entries(folder))
-    found = [path for path in (*small, *files, *inside) if path.is_symlink()]
+    # The library of Weights & Biases puts links into its folder.
+    found = [path for path in (*small, paths.wandb, *files, *inside) if path.is_symlink()]
     for folder in (paths.checkpoints, paths.visualizations):
         home = folder.resolve()
         if folder.is_symlink() and (home.parent / CONFIG_NAME).exists():

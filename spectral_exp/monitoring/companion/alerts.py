@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import socket
 import statistics
 import threading
@@ -33,11 +34,11 @@ QUIET_S = 600.0
 _FILE_NAME = "alerts.json"
 _LOOK_EVERY_S = 1.0
 _FINISHED = ("completed", "stopped_early", "pruned")
-# What an error of training says -> kind of the alert.
+# Pattern in an error of training -> kind of the alert.
 _ERRORS = {
-    "training.max_bad_steps": "non_finite",
+    r"training\.max_bad_steps": "non_finite",
     "max_steps_at_risk": "risk",
-    "rank ": "rank_lost",
+    r"\brank \d": "rank_lost",
 }
 _DISK_SOURCES = (
     "spectral_exp.monitoring.checkpoint.failures",
@@ -264,7 +265,8 @@ def _send_or_log(address: str, alert: Alert) -> None:
 
 def _kind_of(error: str) -> tuple[str, str]:
     """Return the kind and text of the alert for an error of training."""
-    kind = next((kind for words, kind in _ERRORS.items() if words in error), "failed")
+    kinds = (kind for pattern, kind in _ERRORS.items() if re.search(pattern, error))
+    kind = next(kinds, "failed")
     return kind, error or "without a reason"
 
 

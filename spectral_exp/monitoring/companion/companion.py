@@ -41,8 +41,8 @@ class Companion(Component):
     Args:
         experiment_dir: root of the run.
         mirrors: trackers that follow the run, such as `tensorboard` or `wandb:entity/project`.
-        alerts: addresses that get a message when the run fails, hangs or ends: `webhook:https://...`,
-            or any address of apprise.
+        alerts: addresses that get a message when the run fails, hangs or ends, such as
+            `webhook:https://...`, or any address of apprise.
         enabled: False starts nothing.
         exit_deadline_s: seconds after the end of the run in which it delivers what is left, >= 0;
             `close` waits for it that long, unless it is known to be unable to deliver.
@@ -158,8 +158,11 @@ class _Problems(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass a record on, unless it comes from the companion itself."""
-        if record.name != log.name:
-            self._companion.report(record)
+        try:
+            if record.name != log.name:
+                self._companion.report(record)
+        except Exception:  # as every handler: no record may stop the program
+            self.handleError(record)
 
 
 class _Process:
@@ -185,8 +188,10 @@ class _Process:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message, or drop it if the process does not read."""
-        with suppress(OSError):
-            os.write(self._input.fileno(), json.dumps(message).encode() + b"\n")
+        # The first newline ends a message that the full pipe has taken in part. Another thread may
+        # have closed the pipe.
+        with suppress(OSError, ValueError):
+            os.write(self._input.fileno(), f"\n{json.dumps(message)}\n".encode())
 
     def finish(self, error: str) -> None:
         """Send the process the end of training."""

@@ -26,7 +26,7 @@ _MAX_PLOT_BYTES = 32 << 20
 _SAMPLE = re.compile(r"\S+ sample at step (?P<step>\d{1,15}): (?P<text>['\"].*['\"])")
 _MAX_SAMPLE = 100_000  # characters
 _SECTIONS = ("final_metrics", "best_metrics", "totals", "reference")
-_FACTS = ("experiment_id", "git_hash", "parent")
+_FACTS = ("experiment_id", "git_hash", "parent", "model", "hardware", "dataset")
 
 
 class Plot(NamedTuple):
@@ -70,8 +70,8 @@ def read_settings(paths: RunPaths) -> tuple[str, dict[str, Any]]:
     config = dict(flatten(record.get("config", {})))
     facts = {
         name: value
-        for name in ("model", "hardware", "dataset", *_FACTS)
-        for name, value in flatten(record.get(name), name)
+        for section in _FACTS
+        for name, value in flatten(record.get(section), section)
         if value is not None
     }
     return str(config.get("name", "")), {**facts, **config}

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _PLOTS_PER_PUSH = 20
 _LOCK_SUFFIX = ".lock"
+_KEY = re.compile("[0-9a-f]{16}")
 
 
 @dataclass
@@ -67,14 +69,41 @@ class _Cursor:
         if not file.exists():
             return cls()
         try:
-            values = read_json(file)
-            cursor = cls(**{one.name: values[one.name] for one in fields(cls)})
-            cursor.metrics, cursor.messages = Position(*cursor.metrics), Position(*cursor.messages)
-            cursor.plot = (int(cursor.plot[0]), str(cursor.plot[1]))
-        except (UserError, KeyError, TypeError, ValueError, IndexError):
+            return cls._parse(read_json(file))
+        except (UserError, KeyError, TypeError, ValueError):
             log.warning("%s is damaged; the tracker gets a new run", file)
             return cls()
-        return cursor
+
+    @classmethod
+    def _parse(cls, values: Mapping[str, Any]) -> _Cursor:
+        """Return a cursor whose values have their types; a stranger may have written them.
+
+        Raises:
+            KeyError, TypeError, ValueError: they do not.
+        """
+        remote = dict(values["remote"])
+        folder = remote.get("folder", "x")
+        is_inside = folder == Path(folder).name and folder not in ("", ".", "..")
+        if not (_KEY.fullmatch(values["key"]) and is_inside):
+            raise ValueError
+        mtime_ns, name = values["plot"]
+        return cls(
+            key=values["key"],
+            remote=remote,
+            step=int(values["step"]),
+            skipped_step=int(values["skipped_step"]),
+            sample_step=int(values["sample_step"]),
+            plot_steps={str(kind): int(step) for kind, step in values["plot_steps"].items()},
+            metrics=_parse_position(values["metrics"]),
+            messages=_parse_position(values["messages"]),
+            plot=(int(mtime_ns), str(name)),
+            sent={str(kind): int(checksum) for kind, checksum in values["sent"].items()},
+        )
+
+
+def _parse_position(value: Any) -> Position:
+    offset, digest = value
+    return Position(int(offset), str(digest))
 
 
 class Mirror:
@@ -151,8 +180,8 @@ class Mirror:
             # Kept before the remote run exists, so that it is found again whatever happens.
             cursor.key = secrets.token_hex(8)
             self._write(cursor)
-        self._open(tracker, cursor)
         self._tracker = tracker
+        self._open(tracker, cursor)
         return tracker
 
     def _open(self, tracker: Tracker, cursor: _Cursor) -> None:

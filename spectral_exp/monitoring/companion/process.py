@@ -132,8 +132,7 @@ class Service:
     def run(self) -> int:
         """Work until the run is over and the rest delivered; return the exit code."""
         while not self._parent.wait(_POLL_S):
-            if self._sampler is not None:
-                self._sampler.sample_if_due()
+            self._measure()
             if self._alerts is not None:
                 self._alerts.watch()
             self._report()
@@ -152,6 +151,16 @@ class Service:
                 self._deadline_s,
             )
         return 1 if late else 0
+
+    def _measure(self) -> None:
+        """Append a line to the system metrics if it is due, and if the machine can be measured."""
+        if self._sampler is None:
+            return
+        try:
+            self._sampler.sample_if_due()
+        except Exception:  # mirrors and alerts go on
+            log.exception("the machine cannot be measured; system metrics end here")
+            self._sampler = None
 
     def _report(self) -> None:
         """Tell training which deliveries do not work at present."""
@@ -188,7 +197,7 @@ def main() -> None:
 
     code = 1
     try:
-        request = json.loads(sys.stdin.buffer.readline())
+        request = json.loads(next(line for line in sys.stdin.buffer if line.strip()))
         _log_to(RunPaths(request["root"]).companion_log, send)
         code = Service(request, send).run()
     except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -113,6 +114,7 @@ def test_a_killed_companion_costs_nothing_and_mirror_completes_what_it_missed(
     root = tmp_path / "run"
     with training(tmp_path, *LONG, *SYSTEM, "mirrors=[tensorboard]") as process:
         wait_until(lambda: sent_steps(root) > 2, "the companion sends")
+        wait_until(RunPaths(root).system_file.exists, "the companion measures")
         (companion,) = companions_of(root)
         assert "torch" not in "".join(file.path for file in companion.memory_maps())
         companion.kill()
@@ -126,7 +128,6 @@ def test_a_killed_companion_costs_nothing_and_mirror_completes_what_it_missed(
     assert main(["mirror", str(root), "--to", "tensorboard"]) == 0
     assert event_steps(RunPaths(root).tensorboard) == logged_steps(root)
     assert capsys.readouterr().out == f"{root} -> tensorboard\n"
-    assert RunPaths(root).system_file.stat().st_size
 
 
 def test_the_companion_of_a_killed_run_delivers_the_rest_and_ends(
@@ -193,13 +194,28 @@ def test_a_run_that_moves_to_another_process_ends_the_companion(tmp_path: Path) 
     with process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        wait_until(lambda: RunPaths(root).system_file.exists(), "the companion measures")
+        wait_until(RunPaths(root).system_file.exists, "the companion measures")
         (companion,) = companions_of(root)
         process.kill()
         process.wait()
         psutil.wait_procs([companion], timeout=100)
         os.kill(child, signal.SIGKILL)
         assert not companion.is_running()
+
+
+def test_what_cannot_be_measured_or_logged_stops_nothing(
+    tmp_path: Path, hook_server: HookServer
+) -> None:
+    """A run without a folder has no disk to measure; a bad record fails in its handler."""
+    address = f"webhook:{hook_server.url}/hook"
+    with Companion(tmp_path / "run", alerts=[address], system=SystemMetrics(interval_s=0.2)):
+        logging.getLogger("spectral_exp.core.append_file").error("cannot write %s: full", "x")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logging, "raiseExceptions", False)
+            logging.getLogger("spectral_exp.any").warning("%d", "no number")
+        wait_until(lambda: hook_server.received, "the alert")
+    assert [message["event"] for message in hook_server.received] == ["disk"]
+    assert "cannot write x: full" in hook_server.received[0]["text"]
 
 
 def test_no_companion_runs_for_nothing_and_own_loops_have_one(tmp_path: Path) -> None:
@@ -210,5 +226,5 @@ def test_no_companion_runs_for_nothing_and_own_loops_have_one(tmp_path: Path) ->
         system = SystemMetrics(interval_s=0.2)
         with Companion(tmp_path, ["tensorboard"], system=system) as companion:
             logger.log_metrics(1, {"loss": 1.0})
-            wait_until(lambda: RunPaths(tmp_path).system_file.exists(), "a line")
+            wait_until(RunPaths(tmp_path).system_file.exists, "a line")
     assert event_steps(RunPaths(tmp_path).tensorboard) == [1]

@@ -238,12 +238,26 @@ def test_only_one_process_mirrors_a_run_to_a_tracker(tmp_path: Path, tracker: Me
     assert len(tracker.opened) == 2
 
 
-def test_a_damaged_cursor_begins_a_new_remote_run(
-    tmp_path: Path, tracker: Memory, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "x"},
+        {"key": "*/../../../home/someone"},
+        {"remote": {"folder": "../../somewhere"}},
+        {"remote": {"folder": ".."}},
+        {"remote": None},
+        {"metrics": 3},
+        {"step": "many"},
+        {"plot": [1]},
+        {"plot_steps": {"phases": None}},
+    ],
+)
+def test_a_damaged_or_hostile_cursor_begins_a_new_remote_run(
+    tmp_path: Path, tracker: Memory, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
 ) -> None:
     Mirror(tmp_path, TARGET).push(True)
     (file,) = RunPaths(tmp_path).companion.glob("*.json")
-    file.write_text('{"key": "x"}')
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
     Mirror(tmp_path, TARGET).push(True)
     assert "is damaged" in caplog.text
     assert len({key for key, _ in tracker.opened}) == 2
