@@ -105,7 +105,7 @@ class Companion(Component):
             self._process = _Process(self._request())
             if self._alerts:
                 logging.getLogger(_PACKAGE).addHandler(self._problems)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no memory, no process or no thread
             log.warning(
                 "the companion process does not start: %s; training goes on without it", error
             )
@@ -172,7 +172,7 @@ class _Process:
         is_behind: whether it has reported that it cannot deliver at present.
 
     Raises:
-        OSError: it cannot be started.
+        OSError, RuntimeError: it cannot be started.
     """
 
     def __init__(self, request: Mapping[str, Any]) -> None:
@@ -181,10 +181,15 @@ class _Process:
         self._process = start_helper("spectral_exp.monitoring.companion.process", outlives=True)
         self._input = cast("IO[bytes]", self._process.stdin)
         # A process that is stopped must not stop this one, whose pipe would be full some day.
-        os.set_blocking(self._input.fileno(), False)
+        if os.name == "posix":
+            os.set_blocking(self._input.fileno(), False)
         self.send(request)
         self._thread = ServiceThread(self._read, "companion reader")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._process.kill()
+            raise
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message, or drop it if the process does not read."""

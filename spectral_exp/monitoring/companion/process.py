@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from spectral_exp.core.redact import redact_text
+from spectral_exp.core.redact import redact, redact_text
 from spectral_exp.monitoring.companion.addresses import describe_address
 from spectral_exp.monitoring.companion.alerts import Alerts
 from spectral_exp.monitoring.companion.delivery import Delivery
@@ -181,6 +181,14 @@ class _Relay(logging.Handler):
         self._relay({"level": record.levelno, "text": redact_text(record.getMessage())})
 
 
+class _RedactingFormatter(logging.Formatter):
+    """Formats records, with their tracebacks, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return redact_text(super().format(record))
+
+
 def main() -> None:
     """Serve one run; called in a process of its own."""
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -198,6 +206,8 @@ def main() -> None:
     code = 1
     try:
         request = json.loads(next(line for line in sys.stdin.buffer if line.strip()))
+        # From here on, messages of errors do not show the addresses either.
+        redact({"alerts": request["alerts"]})
         _log_to(RunPaths(request["root"]).companion_log, send)
         code = Service(request, send).run()
     except Exception:
@@ -218,7 +228,7 @@ def _log_to(file: Path, send: Any) -> None:
         handler = logging.handlers.RotatingFileHandler(
             file, maxBytes=_LOG_BYTES, backupCount=1, delay=True
         )
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
 
 

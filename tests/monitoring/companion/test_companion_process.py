@@ -228,3 +228,18 @@ def test_no_companion_runs_for_nothing_and_own_loops_have_one(tmp_path: Path) ->
             logger.log_metrics(1, {"loss": 1.0})
             wait_until(RunPaths(tmp_path).system_file.exists, "a line")
     assert event_steps(RunPaths(tmp_path).tensorboard) == [1]
+
+
+@pytest.mark.exhaustive
+def test_a_sweep_says_that_it_is_done(tmp_path: Path, hook_server: HookServer) -> None:
+    sweep = (
+        *("-m", *SHORT, "seed=1,2", "sweep=both", "training.max_steps=2"),
+        f"alerts=['webhook:{hook_server.url}/hook']",
+    )
+    done = train(*sweep, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    events = [(message["event"], message["run"]) for message in hook_server.received]
+    assert sorted(kind for kind, _ in events) == ["finished", "finished", "sweep_done"]
+    assert events[-1] == ("sweep_done", "both")
+    train(*sweep, cwd=tmp_path)
+    assert len(hook_server.received) == 3, "there was nothing to do"
