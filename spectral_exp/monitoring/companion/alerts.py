@@ -179,15 +179,16 @@ class Alerts:
                 self.add(*_kind_of(error))
             return
         results = read_outcome(self._paths)
-        status, reason = str(results.get("status", "")), str(results.get("error", ""))
-        if status in _FINISHED:
+        status, reason = str(results.get("status", "")), str(results.get("error", "")) or error
+        # The results of a loop of the user's own have no status.
+        if status in _FINISHED or (has_finished and not status and not reason):
             self.add("finished", _summary(results))
         elif status == "interrupted":
             self.add("interrupted", f"at step {results.get('totals.steps')}; resume continues it")
         elif status == "not_saved":
             self.add("disk", reason)
         else:
-            self.add(*_kind_of(reason or error))
+            self.add(*_kind_of(reason))
 
     def add(self, kind: str, text: str) -> None:
         """Queue an alert, unless one of its kind was queued a short while ago."""
@@ -279,4 +280,5 @@ def _summary(results: dict[str, Any]) -> str:
         if isinstance(results.get(name), float)
     ]
     steps = results.get("totals.steps")
-    return ", ".join([str(results["status"]).replace("_", " "), f"{steps} steps", *shown])
+    status = str(results.get("status", "completed")).replace("_", " ")
+    return ", ".join([status, *([f"{steps} steps"] if steps else []), *shown])

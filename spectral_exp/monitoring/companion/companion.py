@@ -163,6 +163,10 @@ class _Problems(logging.Handler):
                 self._companion.report(record)
         except Exception:  # as every handler: no record may stop the program
             self.handleError(record)
+        # Without any other handler, `logging` prints warnings; this one must not prevent that.
+        handlers = [*logging.getLogger(_PACKAGE).handlers, *logging.getLogger().handlers]
+        if handlers == [self] and logging.lastResort is not None:
+            logging.lastResort.handle(record)
 
 
 class _Process:

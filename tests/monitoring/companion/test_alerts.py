@@ -60,6 +60,8 @@ def test_errors_have_kinds(tmp_path: Path, error: str, kind: str, has_results: b
         ({"status": "completed", "totals": {"steps": 3}, "final_metrics": {"val_bpb": 1.25}}, True,
          "finished", "completed, 3 steps, val_bpb 1.25"),
         ({"status": "stopped_early"}, True, "finished", "stopped early"),
+        ({"final_metrics": {"loss": 2.5}}, True, "finished", "completed, loss 2.5"),
+        ({"final_metrics": {"loss": 2.5}}, False, "failed", ""),
         ({"status": "interrupted", "totals": {"steps": 3}}, True, "interrupted", "at step 3"),
         ({"status": "not_saved", "error": "disk full"}, True, "disk", "disk full"),
         (None, False, "failed", "killed"),

@@ -22,7 +22,7 @@ from spectral_exp.core.files import follow
 from spectral_exp.monitoring import Companion, MetricsLogger, SystemMetrics
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import RunLock
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.monitoring.companion.hook_server import HookServer, hook_server
 
 __all__ = ["hook_server"]
@@ -216,6 +216,16 @@ def test_what_cannot_be_measured_or_logged_stops_nothing(
         wait_until(lambda: hook_server.received, "the alert")
     assert [message["event"] for message in hook_server.received] == ["disk"]
     assert "cannot write x: full" in hook_server.received[0]["text"]
+
+
+def test_a_loop_without_log_handlers_still_prints_its_warnings(tmp_path: Path) -> None:
+    code = (
+        "import logging; from spectral_exp.monitoring import Companion\n"
+        "with Companion('run', alerts=['webhook:http://127.0.0.1:9/x'], exit_deadline_s=9):\n"
+        "    logging.getLogger('spectral_exp.any').warning('printed')"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "printed\n")
 
 
 def test_no_companion_runs_for_nothing_and_own_loops_have_one(tmp_path: Path) -> None:
