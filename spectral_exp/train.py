@@ -336,9 +336,8 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
         problems.append(f"search={sampler} trains several runs; add -m")
     if problems:
         raise UserError("\nerror: ".join(problems))
-    # A recorded address is in the configuration only if the user has named it before.
-    if url := job.config["monitoring"]["backup"]["url"]:
-        trust.remember_backup_url(url)
+    # A recorded place is in the configuration only if the user has named it before.
+    trust.remember_places(job.config)
     return command.with_run_dir(job)
 
 

@@ -24,6 +24,8 @@ class Globals:
     backup_url: str | None = None
     experiment_id: str | None = None
     sweep: str | None = None
+    mirrors: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

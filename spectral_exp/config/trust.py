@@ -116,7 +116,7 @@ def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | No
     return str(path) if is_elsewhere else None
 
 
-# --- backup addresses -----------------------------------------------------------------------------
+# --- backup addresses and trackers ----------------------------------------------------------------
 
 
 def may_back_up(url: str, source: str | None) -> bool:
@@ -126,31 +126,58 @@ def may_back_up(url: str, source: str | None) -> bool:
     run, or now as `source`, the address of a run below it.
     """
     url = url.rstrip("/")
-    return bool(source and source.startswith(f"{url}/")) or url in _known_backup_urls()
+    return bool(source and source.startswith(f"{url}/")) or url in _known_places()
+
+
+def may_mirror(target: str) -> bool:
+    """Return whether a recorded run may be mirrored to a tracker.
+
+    It may if that stays on this machine, or if the user has named the tracker on it.
+    """
+    # Imported here because the modules import numpy, which --help does not need.
+    from spectral_exp.monitoring.companion.targets import Target
+
+    kind, _, where = target.partition(":")
+    return Target(kind, where).stays_here or target in _known_places()
+
+
+def remember_places(config: Mapping[str, Any]) -> None:
+    """Record where this user sends the runs of a configuration: backups and trackers."""
+    from spectral_exp.core.redact import redact_text
+
+    monitoring = config["monitoring"]
+    if url := monitoring["backup"]["url"]:
+        remember_backup_url(url)
+    for target in monitoring.get("companion", {}).get("mirrors", ()):
+        if redact_text(target) == target:
+            _remember(target)
 
 
 def remember_backup_url(url: str) -> None:
     """Record that this user sends backups to `url`."""
-    url = url.rstrip("/")
-    if "\n" in url or url in _known_backup_urls():
+    _remember(url.rstrip("/"))
+
+
+def _remember(place: str) -> None:
+    if "\n" in place or place in _known_places():
         return
     try:
-        file = _backup_urls_file()
+        file = _places_file()
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(
             file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
         )
         with os.fdopen(descriptor, "a", encoding="utf-8") as lines:
-            lines.write(f"{url}\n")
+            lines.write(f"{place}\n")
     except OSError as error:
-        # The user has to name the address again to continue the run.
-        log.debug("cannot record the backup address %s: %s", url, error)
+        # The user has to name the place again to continue the run.
+        log.debug("cannot record the place %s: %s", place, error)
 
 
-def _known_backup_urls() -> set[str]:
-    """Return the addresses that this user has named; none if another user can write the file."""
+def _known_places() -> set[str]:
+    """Return the places that this user has named; none if another user can write the file."""
     try:
-        with _backup_urls_file().open(encoding="utf-8", errors="replace") as file:
+        with _places_file().open(encoding="utf-8", errors="replace") as file:
             status = os.fstat(file.fileno())
             others = stat.S_IWGRP | stat.S_IWOTH
             if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & others):
@@ -160,5 +187,5 @@ def _known_backup_urls() -> set[str]:
         return set()
 
 
-def _backup_urls_file() -> Path:
+def _places_file() -> Path:
     return state_folder() / "backup_places"

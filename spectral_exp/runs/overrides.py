@@ -9,8 +9,9 @@ from typing import Any
 
 PLACE = (
     "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
+    "mirrors", "alerts",
 )  # fmt: skip
-"""Settings that say where a run takes place: its folders, its copies and its processes."""
+"""Settings that say where a run takes place: its folders, copies, processes and messages."""
 
 WATCHING = (
     "monitoring.backup",
@@ -18,6 +19,8 @@ WATCHING = (
     "monitoring.visualization",
     "monitoring.spectra",
     "monitoring.tracking",
+    "monitoring.system",
+    "monitoring.companion",
 )
 """Settings that change no logged number."""
 

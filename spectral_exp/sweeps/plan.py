@@ -59,6 +59,7 @@ class Plan:
         defaults: the default settings, as returned by `names.identity`.
         config_name: name of the primary configuration file.
         lock: of the sweep, for which other launchers wait.
+        alerts: addresses that get a message when the sweep is done.
         jobs: hash -> planned job; `add` adds some.
         done: hashes of the jobs that were found done when they were added.
     """
@@ -93,6 +94,9 @@ class Plan:
         if not first.has_plain_sweeper:
             raise UserError(f"hydra.sweeper of the configuration: {_OWN_SWEEPER}")
         self.folder = first.sweep_dir
+        companion = first.config["monitoring"].get("companion") or {}
+        is_enabled = companion.get("enabled", False)
+        self.alerts: list[str] = list(companion.get("alerts", ())) if is_enabled else []
         sampler = (first.config.get("search") or {}).get("sampler")
         if sampler is not None and not self.searches:
             raise UserError(
@@ -310,9 +314,8 @@ def _check(jobs: Sequence[Job]) -> None:
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
-        # A recorded address is in the configuration only if the user has named it before.
-        if url := job.config["monitoring"]["backup"]["url"]:
-            trust.remember_backup_url(url)
+        # A recorded place is in the configuration only if the user has named it before.
+        trust.remember_places(job.config)
 
 
 def _arguments_to_continue(command: CommandLine, name: str) -> list[str]:
