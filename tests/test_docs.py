@@ -61,6 +61,14 @@ NOT_RUN = {
     "spectral-exp bench all --json figures.json": "takes ten minutes",
     "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",
     "spectral-exp bench loop --quick": "takes a minute",
+    "apt-get install bible-kjv perl-doc": "changes the machine",
+    "mkdir texts": "the folder of the two lines below it",
+    "bible -l1000 'gen1:1-rev22:21' > texts/kjv.txt": "needs the package above it",
+    "cat /usr/share/perl/5.*/pod/perl*.pod > texts/perl.txt": "needs the package above it",
+    "spectral-exp train study=attribution hydra/launcher=joblib": "takes hours",
+    "spectral-exp train study=optimizers hydra/launcher=joblib": "takes hours",
+    "spectral-exp train study=length hydra/launcher=joblib": "takes hours",
+    "spectral-exp train study=size": "takes hours",
 }  # fmt: skip
 """Lines of the documentation that no test runs, each with the reason. They are still parsed."""
 

@@ -205,6 +205,7 @@ def _fetch_gpt2(place: Path) -> str:
 
 
 def read_definition(file: Path) -> str:
+    """Return the text of a vocabulary file. Raises UserError if it cannot be read."""
     try:
         return read_regular(file, _MAX_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -121,11 +121,11 @@ class Driver:
             Interrupted: a signal stopped the sweep.
         """
         # A new command tries these again, since the code or the machine may be another one.
-        to_retry = _diverged(self._print_plan())
+        to_retry = _find_diverged(self._print_plan())
         while True:
             self._raise_if_stopped([])
             states = self._states()
-            for key in _diverged(states) - to_retry - self.given_up.keys():
+            for key in _find_diverged(states) - to_retry - self.given_up.keys():
                 # In another launcher.
                 folder = self.plan.jobs[key].folder
                 self.given_up[key] = Outcome(folder, "diverged", states[key].reason)
@@ -340,5 +340,6 @@ class Driver:
         return count if count > 0 else max(1, (os.cpu_count() or 1) + 1 + count)
 
 
-def _diverged(states: Mapping[str, JobState]) -> set[str]:
+def _find_diverged(states: Mapping[str, JobState]) -> set[str]:
+    """Return the keys of jobs whose loss was no longer finite."""
     return {key for key, state in states.items() if state.status == "diverged"}

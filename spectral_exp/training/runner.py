@@ -305,10 +305,9 @@ class Runner:
 
     def _progress(self) -> Progress:
         interval = self.checkpoint.save_interval if self.checkpoint.enabled else None
-        shown = interval if isinstance(interval, int) else None
         return Progress(
             self.budget.last_step,
-            shown,
+            interval if isinstance(interval, int) else None,
             share=lambda step: self.budget.fraction(step, self.state.train_s),
             compiles=self.settings.compile,
         )
