@@ -19,6 +19,10 @@ COMMANDS = {
     "compare": ("spectral_exp.commands.compare", "compare runs over seeds, or two configurations"),
     "dashboard": ("spectral_exp.commands.dashboard", "show runs as a local web page"),
     "runs": ("spectral_exp.commands.runs", "list, tag, archive or delete runs"),
+    "mirror": (
+        "spectral_exp.commands.mirror",
+        "send runs to TensorBoard, Weights & Biases, MLflow or Trackio",
+    ),
     "sweep": ("spectral_exp.commands.sweep", "show the jobs of a sweep and their states"),
     "report": ("spectral_exp.commands.report", "write the report of one run"),
     "paper": ("spectral_exp.commands.paper", "write a paper draft from runs, or verify one"),

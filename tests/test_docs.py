@@ -54,6 +54,12 @@ NOT_RUN = {
     "spectral-exp train +experiment=wave_rgd backup_url=s3://bucket/runs":
         "needs a bucket; tests/test_train.py runs both against a server",
     "spectral-exp train resume=s3://bucket/runs/RUN": "needs a bucket",
+    "spectral-exp train +experiment=wave_rgd 'mirrors=[wandb:ENTITY/PROJECT,mlflow:http://localhost:5000]'":
+        "needs servers; tests/monitoring/companion tests each tracker",
+    "spectral-exp train +experiment=wave_rgd 'alerts=[webhook:https://hooks.slack.com/services/...]'":
+        "would send a message",
+    "spectral-exp train +experiment=wave_rgd 'alerts=[ntfy://my_topic, mailto://user:password@example.com]'":
+        "would send messages",
     "python -m spectral_exp.bench all --json figures.json": "takes ten minutes; tests/bench runs each",
     "spectral-exp bench all --json figures.json": "takes ten minutes",
     "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",

@@ -178,9 +178,11 @@ def test_monitoring_exports_every_name_it_lists() -> None:
     names = [
         "Backup",
         "CheckpointManager",
+        "Companion",
         "ConfigTracker",
         "MetricsLogger",
         "SpectraLogger",
+        "SystemMetrics",
         "VisualizationManager",
     ]
     assert sorted(monitoring.__all__) == [

@@ -45,10 +45,14 @@ BENCHES = {
         "threads",
         "steps on two threads by how they wait, also beside a busy process; not part of all",
     ),
+    "companion": (
+        "companion",
+        "a step beside a companion process relative to a step alone; not part of all",
+    ),
     "gating": ("gating", "effect of gate_every on the loss, paired by seed; not part of all"),
     "dashboard": ("dashboard", "the dashboard in Chromium beside other tools; not part of all"),
 }
-NOT_IN_ALL = ("gating", "dashboard", "sweep", "threads")
+NOT_IN_ALL = ("companion", "gating", "dashboard", "sweep", "threads")
 
 SCHEMA = 1
 """Version of the JSON file, increased when the meaning of an entry changes."""

@@ -46,9 +46,11 @@ from spectral_exp.models.undrawn import UndrawnWeights
 from spectral_exp.monitoring import (
     Backup,
     CheckpointManager,
+    Companion,
     ConfigTracker,
     MetricsLogger,
     SpectraLogger,
+    SystemMetrics,
     VisualizationManager,
 )
 from spectral_exp.monitoring.backup.backup import check_url
@@ -91,6 +93,8 @@ COMPONENTS: dict[str, type[Component]] = {
     "visualization": VisualizationManager,
     "spectra": SpectraLogger,
     "tracking": ConfigTracker,
+    "system": SystemMetrics,
+    "companion": Companion,
 }
 """Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
@@ -424,12 +428,13 @@ def _components(
     }
     components = {}
     for name, kind in kinds.items():
-        if name not in nodes and issubclass(kind, Observer):
-            continue  # a run recorded before the component existed
+        if name not in nodes and not kind.is_required:
+            continue
         role = Role(kind, "spectral_exp.monitoring")
         components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **offered)
         if name == "backup" and components[name] is not None:
             offered["on_durable"] = components[name].submit
+        offered["system"] = components.get("system")
     return components
 
 
@@ -475,6 +480,7 @@ def _runner(
         metrics=components["metrics"],
         visualization=components["visualization"],
         tracker=components["tracking"],
+        companion=components.get("companion", nullcontext()),
         observers={n: part for n, part in components.items() if isinstance(part, Observer)},
         check_owner=check_owner,
         ranks=ranks,

@@ -25,6 +25,8 @@ class Globals:
     experiment_id: str | None = None
     sweep: str | None = None
     packages: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

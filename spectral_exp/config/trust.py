@@ -21,7 +21,7 @@ from spectral_exp.core.errors import UserError
 PATH_SETTINGS = ("data.path", "tokenizer.path")
 """Settings that name a file to read; relative paths start at the folder of the run's command."""
 
-_BACKUP_URLS, _CONFIG_DIRS = "backup_places", "config_folders"
+_BACKUP_URLS, _CONFIG_DIRS, _TRACKERS = "backup_places", "config_folders", "trackers"
 
 
 def recorded_config(record: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
@@ -118,17 +118,24 @@ def remember_choices(config: Mapping[str, Any], config_dir: str | None) -> None:
     """Record what the user has named in a command, so that its runs may name it again.
 
     Args:
-        config: checked. A recorded address or package is in it only if the user has named it.
+        config: checked. A recorded address, tracker or package is in it only if the user has named
+            it.
         config_dir: the folder of the user's own configuration files.
     """
-    if url := config["monitoring"]["backup"]["url"]:
+    from spectral_exp.core.redact import redact_text
+
+    monitoring = config["monitoring"]
+    if url := monitoring["backup"]["url"]:
         remember_backup_url(url)
+    for target in monitoring.get("companion", {}).get("mirrors", ()):
+        if redact_text(target) == target:
+            remember(_TRACKERS, target)
     remember_packages(config)
     if config_dir is not None:
         remember_config_dir(config_dir)
 
 
-# --- backup addresses -----------------------------------------------------------------------------
+# --- backup addresses and trackers ----------------------------------------------------------------
 
 
 def may_back_up(url: str, source: str | None) -> bool:
@@ -139,6 +146,18 @@ def may_back_up(url: str, source: str | None) -> bool:
     """
     url = url.rstrip("/")
     return bool(source and source.startswith(f"{url}/")) or url in remembered(_BACKUP_URLS)
+
+
+def may_mirror(target: str) -> bool:
+    """Return whether a recorded run may be mirrored to a tracker.
+
+    It may if that stays on this machine, or if the user has named the tracker on it.
+    """
+    # Imported here because the modules import numpy, which --help does not need.
+    from spectral_exp.monitoring.companion.targets import Target
+
+    kind, _, where = target.partition(":")
+    return Target(kind, where).stays_here or target in remembered(_TRACKERS)
 
 
 def remember_backup_url(url: str) -> None:

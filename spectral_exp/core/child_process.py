@@ -23,30 +23,40 @@ _JOB_SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name
 
 
 def start_helper(
-    module: str, environment: Mapping[str, str] | None = None, stderr: IO[bytes] | None = None
+    module: str,
+    environment: Mapping[str, str] | None = None,
+    stderr: IO[bytes] | None = None,
+    *,
+    outlives: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start `main()` of `module` in a new process, with pipes to its stdin and from its stdout.
 
-    The system kills it when the thread that starts it ends, thus also when this process ends.
+    The system kills it when the thread that starts it ends, thus also when this process ends,
+    unless it `outlives` this process.
 
     Args:
         module: dotted name.
         environment: variables beside those of this process.
         stderr: where its messages go; None for those of this process.
+        outlives: the helper ends by itself. It has a session of its own, so that no signal of the
+            terminal reaches it, and no standard error, so that nobody waits for it at a pipe.
 
     Raises:
         OSError: it cannot be started.
     """
     modules = f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}"
-    code = f"{modules}; {dying_with_this_process()}; from {module} import main; main()"
+    dies = "" if outlives else f"; {dying_with_this_process()}"
+    code = f"{modules}{dies}; from {module} import main; main()"
+    is_silent = outlives or (stderr is None and not _is_open(_STDERR))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS) if _MASKS else set()
     try:
         return subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if stderr is None and not _is_open(_STDERR) else stderr,
+            stderr=subprocess.DEVNULL if is_silent else stderr,
             env={**os.environ, **(environment or {})},
+            start_new_session=outlives,
         )
     finally:
         if _MASKS:

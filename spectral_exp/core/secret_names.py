@@ -72,6 +72,8 @@ def secrecy(name: str) -> Secrecy:
         return Secrecy.NONE
     if own in ("PWD", "OLDPWD") or ("@" in own and parts == ["pass"]):  # a folder; pass@1
         return Secrecy.NONE
+    if own == "alerts":  # addresses of messages, of which most are or hold secrets
+        return Secrecy.CERTAIN
     if _is_password(parts):
         return Secrecy.PASSWORD
     if _is_certain(parts):

@@ -1,5 +1,5 @@
 """Monitoring of a training run: checkpoints, metrics, plots, histograms, the record of the
-run, and backups.
+run, backups, and a companion process.
 
 The components know nothing of each other or of a training loop, which calls them by name. Neither
 torch nor matplotlib is imported before a component needs it.
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from spectral_exp.monitoring.backup.backup import Backup
 from spectral_exp.monitoring.checkpoint.manager import CheckpointManager
+from spectral_exp.monitoring.companion.companion import Companion
+from spectral_exp.monitoring.companion.system import SystemMetrics
 from spectral_exp.monitoring.metrics import MetricsLogger
 from spectral_exp.monitoring.spectra import SpectraLogger
 from spectral_exp.monitoring.tracking.tracker import ConfigTracker
@@ -19,9 +21,11 @@ from spectral_exp.runs.open_experiment import open_experiment
 __all__ = [
     "Backup",
     "CheckpointManager",
+    "Companion",
     "ConfigTracker",
     "MetricsLogger",
     "SpectraLogger",
+    "SystemMetrics",
     "VisualizationManager",
     "create_experiment_directory",
     "generate_experiment_id",

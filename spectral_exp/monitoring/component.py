@@ -20,12 +20,15 @@ class Component:
             are then neither drawn as training curves nor compared by `reproduce`.
         files: its files, as patterns relative to the run directory (`logs/mine.jsonl`).
         is_backed_up: whether each backup holds all of these files.
+        is_required: whether the configuration must have it. Runs that were recorded before the
+            component existed lack it.
     """
 
     metric_prefixes: ClassVar[tuple[str, ...]] = ()
     measures_machine: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = ()
     is_backed_up: ClassVar[bool] = True
+    is_required: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         for name in ("metric_prefixes", "files"):
@@ -42,6 +45,8 @@ class Observer(Component, ABC):
     A failure costs one warning, and training goes on. A run that continues from a checkpoint
     repeats the steps after it, and observes them again; see `cut_back`.
     """
+
+    is_required: ClassVar[bool] = False
 
     @abstractmethod
     def should_observe(self, step: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from spectral_exp.core.errors import explain_os_error, require
 from spectral_exp.core.regular_file import open_regular
@@ -23,6 +23,13 @@ from spectral_exp.runs.metric_lines import MAX_LINE_BYTES, is_entry, parse_entry
 
 _BLOCK = 4 * MAX_LINE_BYTES
 _COMPARED_BYTES = 1 << 20
+
+
+class Position(NamedTuple):
+    """How far a file was read: the number of bytes, and a digest of them (hexadecimal)."""
+
+    offset: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,27 @@ class LineFollower:
     Args:
         run: a run directory; it need not exist yet.
         file_name: the file in its folder of logs.
+        start: where an earlier follower has stopped, also in another process. If the file does not
+            begin with what that one has read, the first update says that it was cut back.
 
     Attributes:
         offset: how many bytes of the file were read.
     """
 
-    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
+    def __init__(
+        self, run: str | Path, file_name: str = METRICS_NAME, start: Position | None = None
+    ) -> None:
         self._paths = RunPaths(run)
         self._file = self._paths.logs / file_name
+        self._start: Position | None = None
         self._restart()
+        if start is not None and start.offset > 0:
+            self._start = start
+
+    @property
+    def position(self) -> Position:
+        """How far the file was read, as the `start` of a later follower."""
+        return self._start or Position(self.offset, self._all.hexdigest() if self.offset else "")
 
     def poll(self) -> LinesUpdate:
         """Return the lines that were logged since the last call, at most about 4 MiB.
@@ -101,12 +120,13 @@ class LineFollower:
             open_regular(self._file) as file,
         ):
             return self._read(file, is_over=is_over)
-        was_cut_back = self.offset > 0
+        was_cut_back = self.position.offset > 0
         self._restart()
         return LinesUpdate(was_cut_back=was_cut_back, is_over=is_over)
 
     def _restart(self) -> None:
         self.offset = 0
+        self._start = None
         self._is_in_long_line = False  # the offset lies inside a line that is too long
         self._identity: tuple[int, int] | None = None  # device and inode of the file
         self._all = hashlib.blake2b()  # of all bytes before the offset
@@ -144,11 +164,24 @@ class LineFollower:
 
     def _begins_as_before(self, file: BinaryIO, identity: tuple[int, int], size: int) -> bool:
         """Return whether the file still begins with the bytes that were read."""
+        if self._start is not None:
+            return self._skip_to(file, self._start, size)
         if size < self.offset:
             return False
         if self._identity not in (None, identity):
             return _digest(file, 0, self.offset) == self._all.digest()
         return self._digest_last(file) == self._last
+
+    def _skip_to(self, file: BinaryIO, start: Position, size: int) -> bool:
+        """Return whether the file begins with what was read up to `start`, and skip that."""
+        all_bytes = hashlib.blake2b()
+        _update(all_bytes, file, 0, start.offset)
+        if size < start.offset or all_bytes.hexdigest() != start.digest:
+            return False
+        self._start = None
+        self.offset, self._all = start.offset, all_bytes
+        self._last = self._digest_last(file)
+        return True
 
     def _advance(self, file: BinaryIO, read: bytes) -> None:
         if read:
@@ -166,10 +199,18 @@ class MetricsFollower:
     Args:
         run: a run directory; it need not exist yet.
         file_name: the file in its folder of logs, whose lines are entries as those of metrics.
+        start: see `LineFollower`.
     """
 
-    def __init__(self, run: str | Path, file_name: str = METRICS_NAME) -> None:
-        self._follower = LineFollower(run, file_name)
+    def __init__(
+        self, run: str | Path, file_name: str = METRICS_NAME, start: Position | None = None
+    ) -> None:
+        self._follower = LineFollower(run, file_name, start)
+
+    @property
+    def position(self) -> Position:
+        """How far the file was read, as the `start` of a later follower."""
+        return self._follower.position
 
     def poll(self) -> MetricsUpdate:
         """Return the entries that were logged since the last call, of at most about 4 MiB.
@@ -218,8 +259,13 @@ def follow(
 
 def _digest(file: BinaryIO, start: int, end: int) -> bytes:
     digest = hashlib.blake2b()
+    _update(digest, file, start, end)
+    return digest.digest()
+
+
+def _update(digest: hashlib.blake2b, file: BinaryIO, start: int, end: int) -> None:
+    """Add the bytes of a file from `start` to `end` to a digest."""
     file.seek(start)
     while start < end and (block := file.read(min(end - start, _COMPARED_BYTES))):
         digest.update(block)
         start += len(block)
-    return digest.digest()

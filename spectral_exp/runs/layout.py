@@ -15,6 +15,9 @@ TOKENIZER_FOLDER = "tokenizer"
 HYDRA_FOLDER = ".hydra"
 PROFILE_FOLDER = "profile"
 REPORT_FOLDER = "report"
+COMPANION_FOLDER = "companion"
+TENSORBOARD_FOLDER = "tensorboard"
+WANDB_FOLDER = "wandb"
 
 CONFIG_NAME = "config.json"
 RESULTS_NAME = "results.json"
@@ -33,6 +36,8 @@ TRAINING_LOG_NAME = "training.log"
 RANK_LOG_PATTERN = "rank_*.log"
 SPECTRA_NAME = "spectra.jsonl"
 CUT_SPECTRA_NAME = "spectra.cut.jsonl"
+SYSTEM_NAME = "system.jsonl"
+COMPANION_LOG_NAME = "companion.log"
 
 LATEST_NAME = "checkpoint_latest.pt"
 BEST_NAME = "checkpoint_best.pt"
@@ -72,6 +77,9 @@ class RunPaths:
         self.hydra = self.root / HYDRA_FOLDER
         self.profile = self.root / PROFILE_FOLDER
         self.report = self.root / REPORT_FOLDER
+        self.companion = self.root / COMPANION_FOLDER
+        self.tensorboard = self.root / TENSORBOARD_FOLDER
+        self.wandb = self.root / WANDB_FOLDER
         self.config_file = self.root / CONFIG_NAME
         self.results_file = self.root / RESULTS_NAME
         self.git_diff_file = self.root / GIT_DIFF_NAME
@@ -86,6 +94,8 @@ class RunPaths:
         self.cut_metrics_file = self.logs / CUT_METRICS_NAME
         self.training_log = self.logs / TRAINING_LOG_NAME
         self.spectra_file = self.logs / SPECTRA_NAME
+        self.system_file = self.logs / SYSTEM_NAME
+        self.companion_log = self.logs / COMPANION_LOG_NAME
         self.latest_link = self.checkpoints / LATEST_NAME
         self.best_link = self.checkpoints / BEST_NAME
 
@@ -145,12 +155,13 @@ def links_inside(root: Path) -> list[Path]:
     those from `checkpoints` or `visualizations` to a folder that does not belong to another run.
     """
     paths = RunPaths(root)
-    small = (paths.logs, paths.tokenizer, paths.hydra)
+    small = (paths.logs, paths.tokenizer, paths.hydra, paths.companion, paths.tensorboard)
     files = (
         paths.lock_file, paths.config_file, paths.results_file, paths.backup_file, paths.run_log,
     )  # fmt: skip
     inside = (path for folder in small if not folder.is_symlink() for path in _entries(folder))
-    found = [path for path in (*small, *files, *inside) if path.is_symlink()]
+    # The library of Weights & Biases puts links into its folder.
+    found = [path for path in (*small, paths.wandb, *files, *inside) if path.is_symlink()]
     for folder in (paths.checkpoints, paths.visualizations):
         home = folder.resolve()
         if folder.is_symlink() and (home.parent / CONFIG_NAME).exists():

@@ -109,11 +109,17 @@ _WITHOUT_PANEL = {
     "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
     "checkpoint_compression": Metric("Checkpoint compression", "ratio", None, "higher", "machine"),
 }
+SYSTEM_PREFIXES = ("system/", "gpu/")
+"""How the names of measurements of the machine begin."""
+
 _PREFIXES: dict[str, Metric] = {
     "checkpoint_": Metric("", "", direction="lower", kind="machine"),
     "backup_": Metric("", "", direction="lower", kind="machine"),
+    **{prefix: Metric("", "", kind="machine") for prefix in SYSTEM_PREFIXES},
 }
 _UNIT_SUFFIXES = {
+    "_mb_per_s": "MB / s",
+    "_percent": "%",
     "_s": "s",
     "_ms": "ms",
     "_us": "µs",
@@ -127,6 +133,7 @@ LANGUAGE_MODEL_UNITS: Mapping[str, str] = MappingProxyType(
     {"loss": "nats / token", "val_loss": "nats / token"}
 )
 """Units of metrics of this package's training, whose names mean other things elsewhere."""
+_GPU_SUFFIXES = {"_w": "W", "_c": "°C"}
 
 USE = ("device_s", "cpu_s")
 """Seconds that a run used a device and the processors, which other load changes little."""
@@ -171,10 +178,14 @@ def metric_info(
 def _known_metric(name: str) -> Metric:
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
-    unit = next((unit for suffix, unit in _UNIT_SUFFIXES.items() if name.endswith(suffix)), "value")
     if (evaluation := parse_evaluation(name)) is not None:
         return _evaluated(evaluation)
+    suffixes = {**_UNIT_SUFFIXES, **(_GPU_SUFFIXES if name.startswith("gpu/") else {})}
+    suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), "")
+    unit = suffixes.get(suffix, "value")
     words = name.replace("_", " ").strip()
+    if name.startswith(SYSTEM_PREFIXES):
+        words = _system_words(name.removesuffix(suffix))
     shown = Metric(words[:1].upper() + words[1:] or "Unnamed", unit)
     if name.startswith("test_"):
         known = METRICS.get(f"val_{name[5:]}") or METRICS.get(name[5:])
@@ -212,6 +223,12 @@ def _evaluated(evaluation: EvaluationMetric) -> Metric:
     title = words[:1].upper() + words[1:]
     unit = "loss (nats / token)" if evaluation.number == "loss" else known.unit
     return replace(known, title=title, unit=unit, words=words)
+
+
+def _system_words(name: str) -> str:
+    """Return words for a system metric without its unit: `run CPU`, `GPU 0 power`."""
+    words = name.removeprefix("system/").replace("/", " ").replace("_", " ").split()
+    return " ".join(word.upper() if word in ("cpu", "gpu") else word for word in words)
 
 
 def machine_metrics() -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 PLACE = (
     "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
-    "packages",
+    "packages", "mirrors", "alerts",
 )  # fmt: skip
-"""Settings that say where a run takes place: its folders, copies, processes and code."""
+"""Settings that say where a run takes place: its folders, copies, processes, code and messages."""
 
 WATCHING = (
     "monitoring.backup",
@@ -19,6 +19,8 @@ WATCHING = (
     "monitoring.visualization",
     "monitoring.spectra",
     "monitoring.tracking",
+    "monitoring.system",
+    "monitoring.companion",
 )
 """Settings that change no logged number."""
 

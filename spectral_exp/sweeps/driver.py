@@ -24,6 +24,7 @@ from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted, JobError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import format_count
+from spectral_exp.monitoring.companion.alerts import Alert, send_at_once
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import read_owner
 from spectral_exp.sweeps import workers
@@ -40,6 +41,7 @@ MAX_ATTEMPTS = 3
 
 _MAX_FUTILE = 6  # launches in a row that fail before a job begins
 _POLL_S = 2.0
+_ALERT_TIMEOUT_S = 10.0
 _FLAGS = ("-m", "--multirun", "--config-name", "-cn", "--config-dir", "-cd")
 
 
@@ -75,11 +77,14 @@ def run_sweep(
         if search is not None:
             plan.add(search.known(plan.jobs), are_proposals=True)
         driver = Driver(plan, run_job, stopped_by, search)
+        had_work = len(plan.done) < len(plan.jobs) or search is not None
         try:
             driver.run()
         except (KeyboardInterrupt, JobError):
             print(f"\nto continue the sweep: {command_to_continue(plan.arguments)}", flush=True)
             raise
+    if had_work:
+        driver.send_alert()
     return driver.report()
 
 
@@ -134,6 +139,14 @@ class Driver:
                     self._launch(keys, states)
             elif not self._propose() and not self._wait_for_others(states):
                 return
+
+    def send_alert(self) -> None:
+        """Tell the addresses of `alerts` that the sweep is done."""
+        if self.plan.alerts:
+            failed = f", {len(self.given_up)} failed" if self.given_up else ""
+            text = f"{len(self.plan.jobs) - len(self.given_up)} jobs done{failed}"
+            alert = Alert("sweep_done", self.plan.name, text)
+            send_at_once(self.plan.alerts, alert, _ALERT_TIMEOUT_S)
 
     def report(self) -> int:
         """Print failures, comparison and command of the sweep; return the exit code."""

@@ -59,6 +59,7 @@ class Plan:
         defaults: the default settings, as returned by `names.identity`.
         config_name: name of the primary configuration file.
         lock: of the sweep, for which other launchers wait.
+        alerts: addresses that get a message when the sweep is done.
         jobs: hash -> planned job; `add` adds some.
         done: hashes of the jobs that were found done when they were added.
     """
@@ -94,6 +95,9 @@ class Plan:
         if not first.has_plain_sweeper:
             raise UserError(f"hydra.sweeper of the configuration: {_OWN_SWEEPER}")
         self.folder = first.sweep_dir
+        companion = first.config["monitoring"].get("companion") or {}
+        is_enabled = companion.get("enabled", False)
+        self.alerts: list[str] = list(companion.get("alerts", ())) if is_enabled else []
         sampler = (first.config.get("search") or {}).get("sampler")
         if sampler is not None and not self.searches:
             raise UserError(

@@ -175,6 +175,7 @@ def _foreign_files(paths: RunPaths, component_files: Sequence[str]) -> list[str]
     unfinished = f".*{TEMPORARY_SUFFIX}"
     root = paths.root
     own = {paths.hydra, paths.run_log, paths.lock_file, paths.tokenizer, paths.notes_file}
+    own |= {paths.tensorboard, paths.wandb}
     folders = {paths.logs}
     own.update(paths.logs.glob(RANK_LOG_PATTERN))
     for pattern in component_files:

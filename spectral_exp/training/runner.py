@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +72,7 @@ class Runner:
         plot_sample: a sentence for the plots of attention.
         token_text: token -> printable text.
         config: plain resolved configuration, stored with every checkpoint.
+        companion: starts the process for mirrors, alerts and system metrics, and lets it end.
         observers: name in the configuration -> component beyond the built-in five.
         check_owner: raises LostRunError if the run directory no longer belongs to this process.
         ranks: the processes that train together; all but the first have disabled components.
@@ -104,6 +104,7 @@ class Runner:
     metrics: MetricsLogger
     visualization: VisualizationManager
     tracker: ConfigTracker
+    companion: AbstractContextManager[object] = field(default_factory=nullcontext)
     observers: Mapping[str, Observer] = field(default_factory=dict)
     check_owner: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
@@ -199,6 +200,7 @@ class Runner:
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
             self.ranks.translated_errors(),
+            self.companion,
         ):
             self.ranks.stop = stop
             self.restore(refuse_foreign=True)
@@ -226,6 +228,7 @@ class Runner:
         with ExitStack() as components:
             # The backup closes last, because it copies the files of the other components.
             components.push(self._close_backup)
+            components.push(self.companion)
             components.push(self._close_metrics)
             for part in (self.visualization, *self.observers.values()):
                 components.callback(part.close)
@@ -469,17 +472,10 @@ class Runner:
             self.visualization.close()
         if self.ranks.world.is_main:
             self._final_weights.settle()
-        self._restore_sample()
+        self.validator.restore_sample()
         self._write_results("not_saved" if problem else status, problem or None)
         if problem := problem or self.results.problem():
             self._problems.append(problem)
-
-    def _restore_sample(self) -> None:
-        """Write the sample of the last validation again if an earlier attempt lost it."""
-        last = self.state.last_metrics or {}
-        is_measured = last.get("val_step") == self.state.step and math.isfinite(last["val_loss"])
-        if not self.results.samples and self.settings.sample_tokens and is_measured:
-            self.validator.write_sample(self.state.step)
 
     def _write_results(self, status: Status, error: str | None = None) -> None:
         self.check_owner()

@@ -83,6 +83,13 @@ class Validator:
         self.results.samples = [{"step": step, "prompt": prompt, "text": text}]
         self.metrics.log_message(f"sample at step {step}: {text!r}")
 
+    def restore_sample(self) -> None:
+        """Write the sample of the last validation again if an earlier attempt lost it."""
+        step, last = self.state.step, self.state.last_metrics or {}
+        is_measured = last.get("val_step") == step and math.isfinite(last["val_loss"])
+        if not self.results.samples and self.settings.sample_tokens and is_measured:
+            self.write_sample(step)
+
     def record_best(self, evaluation: Evaluation) -> bool:
         """Record the validation in the state, and return whether it is the best so far."""
         state = self.state

@@ -228,7 +228,9 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
 def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     """Return the overrides of the first attempt, with `output` as the run directory."""
     first = record["attempts"][0]
-    left_out = (*PLACE, "monitoring.backup", SETTING)
+    left_out = (
+        *PLACE, "monitoring.backup", "monitoring.companion", "monitoring.system", SETTING
+    )  # fmt: skip
     # The number of processes may change the last bits.
     kept = [o for o in first["overrides"] if is_among(setting_of(o), ("distributed", "packages"))]
     kept += [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]

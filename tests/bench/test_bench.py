@@ -341,6 +341,16 @@ def test_startup(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+def test_companion(tmp_path: Path) -> None:
+    found, _ = measured("companion", "--rounds", "1", cwd=tmp_path)
+    medians = {(line["contender"], line["figure"]): line["median"] for line in found["lines"]}
+    assert len(medians) == 3
+    assert min(medians.values()) > 0
+    assert [line["target"]["value"] for line in found["lines"] if line["target"]] == [1.02]
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.distributed
 def test_distributed(tmp_path: Path) -> None:
     found, _ = measured("distributed", "--rounds", "2", cwd=tmp_path)

@@ -23,6 +23,7 @@ from spectral_exp.config.parts import build_model
 from spectral_exp.config.roles import Role
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
+from spectral_exp.core.redact import REDACTED, redact
 from spectral_exp.training.resume import resume_problems
 from spectral_exp.verification import replay
 from tests.conftest import NO_PLOTS, TINY, compose
@@ -251,6 +252,14 @@ OVERRIDES = (
     "backup_url=file:///tmp/evil",
     "++monitoring.backup.url=s3://evil/bucket",
     "monitoring.backup={url:s3://evil/bucket}",
+    "mirrors=[tensorboard,mlflow:http://evil]",
+    "mirrors=[wandb:evil/project]",
+    "mirrors=[tensorboard:/tmp/evil]",
+    "monitoring.companion.mirrors=[mlflow:http://evil]",
+    "monitoring.companion={mirrors:[mlflow:http://evil]}",
+    "alerts=[webhook:http://evil]",
+    "monitoring.companion.alerts=[webhook:http://evil]",
+    "monitoring={companion:{alerts:[webhook:http://evil]}}",
     "monitoring={backup:{url:s3://evil/bucket}}",
     "data={url:http://evil}",
     "name=\x1b[2Jcleared",
@@ -317,6 +326,32 @@ def test_backups_continue_only_at_an_address_the_user_has_used(run: Path) -> Non
     assert not trust.may_back_up(url, None)
     assert trust.may_back_up(url, f"{url}/run")
     assert not trust.may_back_up(url, f"{url}elsewhere/run")
+
+
+def test_runs_are_mirrored_only_to_trackers_the_user_has_used(run: Path) -> None:
+    local = "mirrors=[tensorboard,trackio:project]"
+    change_record(run, lambda record: record["overrides"].append(local))
+    assert local in CommandLine.parse(["resume=run"]).overrides
+    server = "mirrors=[mlflow:http://host:5000]"
+    change_record(run, lambda record: record["overrides"].append(server))
+    with pytest.raises(UserError, match=r"you have not named on this machine.* or mirrors=\[\] to"):
+        CommandLine.parse(["resume=run"])
+    assert server not in CommandLine.parse(["resume=run", "mirrors=[]"]).overrides
+    targets = ["mlflow:http://user:secret99@other", "mlflow:http://host:5000"]
+    config = {"monitoring": {"backup": {"url": None}, "companion": {"mirrors": targets}}}
+    trust.remember_choices(config, None)
+    assert server in CommandLine.parse(["resume=run"]).overrides
+    assert "secret99" not in Path("state/spectral_exp/trackers").read_text()
+
+
+def test_alerts_are_recorded_nowhere_and_have_to_be_given_again(run: Path) -> None:
+    address = "tgram://123456789:AAEhBOweik6ad9r/12345"
+    for recorded in ([f"alerts=['{address}']"], {"alerts": [address]}):
+        assert "AAEh" not in str(redact(recorded))
+    change_record(run, lambda record: record["overrides"].append(f"alerts={REDACTED}"))
+    with pytest.raises(UserError, match="alerts is a secret, which is never written to a file"):
+        CommandLine.parse(["resume=run"])
+    assert CommandLine.parse(["resume=run", "alerts=[]"])
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.figures.plot import Plot
 from spectral_exp.results.paper import Choices, PaperGenerator
 from spectral_exp.results.paper.run_spectra import run_spectra
+from spectral_exp.results.paper.run_system import run_system
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import update_marks
 from tests.results.made_runs import make_run
@@ -528,6 +529,21 @@ def test_a_report_shows_the_spectra(tmp_path: Path, caplog: pytest.LogCaptureFix
     (run,) = ResultsAggregator([root]).runs
     assert run_spectra(run) is None
     assert "Is a directory; the report lacks the spectra" in caplog.text
+
+
+def test_a_report_shows_the_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_run(tmp_path / "outputs", "wave", 3)
+    file = RunPaths(root).system_file
+    line = '{"step": 1, "timestamp": "2026-01-01T0%d:00:00+00:00", "system/cpu_percent": 50, %s}\n'
+    file.write_text("".join(line % (hour, '"gpu/0/power_w": 300') for hour in range(3)))
+    assert report_command.main([str(root), "--formats", "md"]) == 0
+    assert "The machine over the time of the run" in (root / "report/report.md").read_text()
+    assert (root / "report/figures/system.png").read_bytes().startswith(b"\x89PNG")
+    file.unlink()
+    file.mkdir()
+    (run,) = ResultsAggregator([root]).runs
+    assert run_system(run) is None
+    assert "Is a directory; the report lacks the system metrics" in caplog.text
 
 
 @pytest.mark.parametrize("missing", ["results", "metrics", "both"])

@@ -167,6 +167,37 @@ def test_a_live_run_is_followed_until_it_ends(tmp_path: Path) -> None:
     assert repr(entries) == repr(MetricsLogger(tmp_path / "logs", enabled=False).load_metrics())
 
 
+def test_a_later_follower_goes_on_where_an_earlier_one_has_stopped(tmp_path: Path) -> None:
+    file = make_run(tmp_path)
+    first, second, third = (b'{"step": %d}\n' % step for step in (1, 2, 3))
+    with RunLock(tmp_path):
+        file.write_bytes(first)
+        earlier = MetricsFollower(tmp_path)
+        assert earlier.position.offset == 0
+        earlier.poll()
+        start = earlier.position
+        assert start.offset == len(first)
+        with file.open("ab") as lines:
+            lines.write(second)
+        later = MetricsFollower(tmp_path, start=start)
+        assert later.position == start
+        update = later.poll()
+        assert (update.was_cut_back, [e["step"] for e in update.entries]) == (False, [2])
+        # What it has skipped counts when the file is cut back.
+        temporary = file.with_suffix(".new")
+        temporary.write_bytes(first + third)
+        temporary.replace(file)
+        update = later.poll()
+        assert (update.was_cut_back, [e["step"] for e in update.entries]) == (True, [1, 3])
+        for content in (third + second, b"{}\n", None):
+            if content is None:
+                file.unlink()
+            else:
+                file.write_bytes(content)
+            update = MetricsFollower(tmp_path, start=start).poll()
+            assert update.was_cut_back
+
+
 def test_a_run_that_is_not_there_is_over(tmp_path: Path) -> None:
     assert list(follow(tmp_path / "gone")) == [MetricsUpdate(is_over=True)]
     stopped = threading.Event()

@@ -65,7 +65,7 @@ def test_metrics_that_measure_the_machine() -> None:
     ]
     timed = ["tokens_per_s", "train_s", "cpu_s", "device_s"]
     listed = [*timed, "steps_at_risk", "checkpoint_*", "backup_*"]
-    assert machine_metrics() == listed
+    assert machine_metrics() == [*listed, "system/*", "gpu/*"]
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,14 @@ def test_units_and_directions_may_be_given() -> None:
 )
 def test_losses_of_language_models_have_their_unit(name: str, unit: str) -> None:
     assert metric_info(name, LANGUAGE_MODEL_UNITS).unit == unit
+
+
+def test_system_metrics_have_titles_and_units() -> None:
+    names = ("system/run_cpu_percent", "system/disk_read_mb_per_s", "gpu/0/power_w", "gpu/1/x_c")
+    assert [(metric_info(name).title, metric_info(name).unit) for name in names] == [
+        ("Run CPU", "%"),
+        ("Disk read", "MB / s"),
+        ("GPU 0 power", "W"),
+        ("GPU 1 x", "°C"),
+    ]
+    assert metric_info("val_c").unit == "value"

@@ -189,3 +189,11 @@ def test_a_run_from_before_a_component_existed_is_still_valid(watcher: type[Watc
     assert check(compose(*BASE, NO_PLOTS), None) == []
     (problem,) = check(configuration(intervall=2), None)
     assert "did you mean interval?" in problem
+
+
+def test_only_the_first_of_several_processes_has_a_companion() -> None:
+    config = compose(*BASE, "mirrors=[tensorboard]", "monitoring/system=default")
+    nodes = build_module._without_components(config)["monitoring"]
+    assert not nodes["companion"]["enabled"]
+    assert not nodes["system"]["enabled"]
+    assert config["monitoring"]["companion"]["enabled"]

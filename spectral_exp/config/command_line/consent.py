@@ -30,6 +30,8 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 
 _BACKUP_KEYS = ("backup_url", "monitoring.backup.url")
+_MIRROR_KEYS = ("mirrors", "monitoring.companion.mirrors")
+_ALERT_KEYS = ("alerts", "monitoring.companion.alerts")
 _OPTION = re.compile(r"[\w-][\w.-]*")
 
 
@@ -71,6 +73,11 @@ def trusted_overrides(
                 raise _needs_consent(override, run, reason, f"{key}=null")
         elif key.endswith(".url"):
             continue
+        elif key in _MIRROR_KEYS and not all(map(trust.may_mirror, strings_in(parsed.value()))):
+            reason = "sends the run to a tracker that you have not named on this machine"
+            raise _needs_consent(override, run, reason, f"{key}=[]")
+        elif key in _ALERT_KEYS and any(strings_in(parsed.value())):
+            raise _needs_consent(override, run, "sends messages to an address", f"{key}=[]")
         kept.append(override)
     return kept
 
@@ -99,7 +106,7 @@ def _reason_for_consent(parsed: Override, files: Collection[str]) -> str | None:
     if is_group and not isinstance(value, Mapping) and not _names_options(value):
         return "names a configuration file by its path"
     names = set(strings_in(value)) if isinstance(value, Mapping | list) else set()
-    if names & {"url", "backup_url"}:
+    if names & {"url", "backup_url", "mirrors", "alerts"}:
         return "holds an address"
     named = {key} & set(trust.PATH_SETTINGS) | ({f"{key}.path"} if "path" in names else set())
     if named <= set(files) or value is None:

@@ -27,7 +27,7 @@ from spectral_exp.results.paper.passages import passage
 from spectral_exp.runs.run import Run
 
 # Overrides of paths and names, which are no properties of the experiment.
-_PLACE = ("outputs", "experiment_id", "sweep", "resume", "backup_url")
+_PLACE = ("outputs", "experiment_id", "sweep", "resume", "backup_url", "mirrors", "alerts")
 _PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
 _WIDTH = 88
 

@@ -86,6 +86,7 @@ def run_report(
     # Slow: these load matplotlib.
     from spectral_exp.results.paper.run_curves import run_curves
     from spectral_exp.results.paper.run_spectra import run_spectra
+    from spectral_exp.results.paper.run_system import run_system
 
     found = ResultsAggregator([folder], index=index, marks=False)
     if len(found.runs) != 1:
@@ -114,6 +115,8 @@ def run_report(
     blocks += evaluations_of_run(run, shown)
     blocks += [Heading("Samples"), *(_samples(run) or _none("the run generated no text"))]
     blocks += [Heading("Cost"), *_cost(run)]
+    machine = run_system(run)
+    blocks += [Heading("Machine"), machine] if machine else []
     blocks += [Heading("Remarks"), *_remarks(material, run)]
     blocks += [Heading("How to go on"), *_commands(run)]
     blocks += [Heading("Plots"), *(_plots(run) or _none("the run drew none"))]
