@@ -13,6 +13,7 @@ from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.binning import Points
 from spectral_exp.dashboard.curves import Curve, Window, curves_answer, describe_metric
 from spectral_exp.dashboard.library import Library
+from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.system_metrics import SystemSeries
 
 AXIS = "wall_s"
@@ -31,7 +32,7 @@ def system_answer(library: Library, key: str) -> dict[str, Any]:
         UserError: the run is unknown or its file cannot be read.
     """
     names = [name for name in library.system.metrics(library.path(key)) if printable(name) == name]
-    return {"metrics": [describe_metric(name) for name in names[:MAX_METRICS]]}
+    return {"metrics": [describe_metric(name, metric_info(name)) for name in names[:MAX_METRICS]]}
 
 
 def load_system_curves(library: Library, keys: Sequence[str], metric: str) -> list[Curve]:
