@@ -90,8 +90,7 @@ def _train(threads: int, seconds: float) -> None:
     """Train a small model for some seconds and print the median time of a step."""
     import torch
 
-    from spectral_exp.models import GPT
-    from spectral_exp.models.attention import DotProductAttention
+    from spectral_exp.models import GPT, DotProductAttention
     from spectral_exp.models.embedding import StandardEmbedding
     from spectral_exp.models.gpt import MLP
 
