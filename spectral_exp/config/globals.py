@@ -24,9 +24,9 @@ class Globals:
     backup_url: str | None = None
     experiment_id: str | None = None
     sweep: str | None = None
+    packages: tuple[str, ...] = ()
     mirrors: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

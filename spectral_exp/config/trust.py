@@ -21,7 +21,7 @@ from spectral_exp.core.errors import UserError
 PATH_SETTINGS = ("data.path", "tokenizer.path")
 """Settings that name a file to read; relative paths start at the folder of the run's command."""
 
-_BACKUP_URLS, _TRACKERS, _CONFIG_DIRS = "backup_places", "trackers", "config_folders"
+_BACKUP_URLS, _CONFIG_DIRS, _TRACKERS = "backup_places", "config_folders", "trackers"
 
 
 def recorded_config(record: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
@@ -118,10 +118,18 @@ def remember_choices(config: Mapping[str, Any], config_dir: str | None) -> None:
     """Record what the user has named in a command, so that its runs may name it again.
 
     Args:
-        config: checked. A recorded place or package is in it only if the user has named it.
+        config: checked. A recorded address, tracker or package is in it only if the user has named
+            it.
         config_dir: the folder of the user's own configuration files.
     """
-    remember_places(config)
+    from spectral_exp.core.redact import redact_text
+
+    monitoring = config["monitoring"]
+    if url := monitoring["backup"]["url"]:
+        remember_backup_url(url)
+    for target in monitoring.get("companion", {}).get("mirrors", ()):
+        if redact_text(target) == target:
+            remember(_TRACKERS, target)
     remember_packages(config)
     if config_dir is not None:
         remember_config_dir(config_dir)
@@ -150,18 +158,6 @@ def may_mirror(target: str) -> bool:
 
     kind, _, where = target.partition(":")
     return Target(kind, where).stays_here or target in remembered(_TRACKERS)
-
-
-def remember_places(config: Mapping[str, Any]) -> None:
-    """Record where this user sends the runs of a configuration: backups and trackers."""
-    from spectral_exp.core.redact import redact_text
-
-    monitoring = config["monitoring"]
-    if url := monitoring["backup"]["url"]:
-        remember_backup_url(url)
-    for target in monitoring.get("companion", {}).get("mirrors", ()):
-        if redact_text(target) == target:
-            remember(_TRACKERS, target)
 
 
 def remember_backup_url(url: str) -> None:

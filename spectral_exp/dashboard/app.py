@@ -36,6 +36,9 @@ from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file
 from spectral_exp.dashboard.query import Query, View
 from spectral_exp.dashboard.run_files import UnknownFileError
+from spectral_exp.dashboard.system_curves import AXIS as SYSTEM_AXIS
+from spectral_exp.dashboard.system_curves import load_system_curves, system_answer
+from spectral_exp.dashboard.system_store import system_bytes
 from spectral_exp.dashboard.workers import Workers
 from spectral_exp.results import tables
 from spectral_exp.runs.marks import update_marks
@@ -216,7 +219,12 @@ def _read_progress(library: Library, key: str, n_watched: int) -> dict[str, Any]
     except UserError:
         return None
     logs = dict(log_window.log_files(path))
-    return {**progress, "status": row.get("status"), "log_bytes": list(logs.values())}
+    return {
+        **progress,
+        "status": row.get("status"),
+        "log_bytes": list(logs.values()),
+        "system_bytes": system_bytes(path),
+    }
 
 
 # --- groups and curves ----------------------------------------------------------------------------
@@ -242,6 +250,12 @@ def _load_curves(site: Site, query: Query) -> tuple[list[curves.Curve], str, str
 
 def _curves(site: Site, query: Query, names: dict[str, str]) -> Response:
     loaded, metric, axis = _load_curves(site, query)
+    return Response(curves.curves_answer(loaded, metric, axis, _window(query)), media_type=_FRAMES)
+
+
+def _system_curves(site: Site, query: Query, names: dict[str, str]) -> Response:
+    metric, axis = query.required("metric"), query.choice("x", (SYSTEM_AXIS,))
+    loaded = load_system_curves(site.library, query.names("runs"), metric)
     return Response(curves.curves_answer(loaded, metric, axis, _window(query)), media_type=_FRAMES)
 
 
@@ -377,6 +391,10 @@ def _spectra(site: Site, query: Query, names: dict[str, str]) -> Response:
     return _json(spectrum_answer(site.library.path(names["key"]), query.required("name")))
 
 
+def _system(site: Site, query: Query, names: dict[str, str]) -> Response:
+    return _json(system_answer(site.library, names["key"]))
+
+
 def _page(site: Site, query: Query, names: dict[str, str]) -> Response:
     found = page_file(names["name"])
     if found is None:
@@ -400,6 +418,7 @@ _SLOW: dict[str, Answer] = {
     "/api/groups": _groups,
     "/api/curves": _curves,
     "/api/curves.csv": _curves_csv,
+    "/api/system": _system_curves,
     "/api/band": _band,
     "/api/difference": _difference,
     "/api/compare": _compare,
@@ -409,6 +428,7 @@ _SLOW: dict[str, Answer] = {
     "/api/run/{key:str}": _run,
     "/api/run/{key:str}/log": _log,
     "/api/run/{key:str}/spectra": _spectra,
+    "/api/run/{key:str}/system": _system,
     "/api/run/{key:str}/image/{plot:str}/{step:int}": _image,
     "/api/run/{key:str}/file/{id:str}": _file,
 }

@@ -25,6 +25,7 @@ from spectral_exp.dashboard.run_files import (
     list_plots,
     open_inside,
 )
+from spectral_exp.dashboard.system_store import system_bytes
 from spectral_exp.results.checks import run_flags
 from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
@@ -77,6 +78,7 @@ def run_details(run: Run, row: Row) -> dict[str, Any]:
         "samples": _samples(run),
         "evaluations": evaluations_answer(run),
         "spectra": _spectra(run),
+        "has_system": system_bytes(run.path) > 0,
         "marks": marks_values(run.marks),
         "metrics": [_metric(run, name) for name in metric_names([run]) if name in run.metrics],
     }

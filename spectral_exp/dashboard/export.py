@@ -29,6 +29,7 @@ from spectral_exp.dashboard.identity import run_key
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import Query, View
 from spectral_exp.dashboard.run_files import PNG_SIGNATURE
+from spectral_exp.dashboard.system_curves import exported_system
 from spectral_exp.results.group import Group
 
 MAX_RUNS = 100
@@ -132,6 +133,8 @@ class _Export:
             details = run_details(run, self._library.row(key))
             if self._route.page == "run":
                 yield from with_files(details, key, run.path)
+                if details["has_system"]:
+                    yield from exported_system(self._library, key, _WINDOW)
             else:
                 yield f"api/run/{key}", json_bytes(without_files(details))
         for metric in self._metrics():

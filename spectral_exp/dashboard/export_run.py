@@ -30,7 +30,7 @@ def without_files(details: Mapping[str, Any]) -> dict[str, Any]:
     note = "Saved with many runs, this file holds no plots. Save the page of the run for them."
     has_some = details["plots"] or details["spectra"]
     left_out = [note] if has_some else []
-    return {**details, "plots": [], "spectra": [], "left_out": left_out}
+    return {**details, "plots": [], "spectra": [], "has_system": False, "left_out": left_out}
 
 
 def with_files(details: Mapping[str, Any], key: str, run: Path) -> Answers:

@@ -15,6 +15,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.dashboard.identity import run_key
 from spectral_exp.dashboard.rows import Row, marks_values, run_row, unread_row
 from spectral_exp.dashboard.series_store import LiveSummaries, SeriesStore
+from spectral_exp.dashboard.system_store import SystemStore
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.runs.find import Found, LeftOut, find_runs
 from spectral_exp.runs.index import facts_of, files_stamp, indexed_facts, remember_facts
@@ -91,11 +92,15 @@ class Library:
         folders: run directories, sweeps, or folders that hold such at any depth.
         store: series of the runs.
         index: file of the index, or None.
+
+    Attributes:
+        system: measurements of the machines of the runs.
     """
 
     def __init__(self, folders: Sequence[Path], store: SeriesStore, index: Path | None) -> None:
         self.folders = list(folders)
         self.store = store
+        self.system = SystemStore()
         self._index = index
         self._lock = threading.Lock()
         # A number from the clock is larger than all numbers of an earlier server, which a page may
@@ -377,6 +382,7 @@ class Library:
                 self._first_seq = self._removed[-_MAX_REMOVED][0]
                 del self._removed[:-_MAX_REMOVED]
         self.store.forget(entry.path)
+        self.system.forget(entry.path)
 
 
 def _find(folders: Sequence[Path]) -> Found:

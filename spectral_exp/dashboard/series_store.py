@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.series import Series
@@ -24,7 +25,14 @@ MAX_FILE_BYTES = 4 << 30
 
 _RECHECK_S = 5.0  # a file whose state has not changed is still polled at this interval
 
-_State = tuple[int, ...]
+
+class FileState(NamedTuple):
+    """What differs after a file was written or replaced."""
+
+    device: int
+    inode: int
+    n_bytes: int
+    modified_ns: int
 
 
 class _Held:
@@ -34,14 +42,12 @@ class _Held:
         self.lock = threading.RLock()
         self.follower = SeriesFollower(run)
         self._file = RunPaths(run).metrics_file
-        self._state: _State | None = None
+        self._state: FileState | None = None
         self._polled_s = -_RECHECK_S
 
     def update(self, budget_s: float | None) -> None:
         """Read what is new. Raises UserError if the file cannot be read."""
-        now_s, state = time.monotonic(), _state_of(self._file)
-        if state is not None and state[2] > MAX_FILE_BYTES:
-            raise UserError(f"{self._file} holds {state[2]:,} bytes, which is too much to show")
+        now_s, state = time.monotonic(), file_state(self._file, MAX_FILE_BYTES)
         is_fresh = state == self._state and now_s - self._polled_s < _RECHECK_S
         if is_fresh and not self.follower.is_behind:
             return
@@ -130,9 +136,12 @@ class LiveSummaries(Mapping[str, MetricSummary]):
         return len(self._names)
 
 
-def _state_of(file: Path) -> _State | None:
+def file_state(file: Path, max_bytes: int) -> FileState | None:
+    """Return the state of a file, None if it is missing. Raises UserError if it is larger."""
     try:
         state = os.stat(file)  # noqa: PTH116 - twice as fast as pathlib
     except OSError:
         return None
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+    if state.st_size > max_bytes:
+        raise UserError(f"{file} holds {state.st_size:,} bytes, which is too much to show")
+    return FileState(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)

@@ -129,12 +129,11 @@ _UNIT_SUFFIXES = {
     "_loss": "loss",
 }
 
-_GPU_SUFFIXES = {"_w": "W", "_c": "°C"}
-
 LANGUAGE_MODEL_UNITS: Mapping[str, str] = MappingProxyType(
     {"loss": "nats / token", "val_loss": "nats / token"}
 )
 """Units of metrics of this package's training, whose names mean other things elsewhere."""
+_GPU_SUFFIXES = {"_w": "W", "_c": "°C"}
 
 USE = ("device_s", "cpu_s")
 """Seconds that a run used a device and the processors, which other load changes little."""

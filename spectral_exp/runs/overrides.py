@@ -9,9 +9,9 @@ from typing import Any
 
 PLACE = (
     "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
-    "mirrors", "alerts", "packages",
+    "packages", "mirrors", "alerts",
 )  # fmt: skip
-"""Settings that say where a run takes place: its folders, copies, processes, messages and code."""
+"""Settings that say where a run takes place: its folders, copies, processes, code and messages."""
 
 WATCHING = (
     "monitoring.backup",

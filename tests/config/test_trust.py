@@ -338,11 +338,10 @@ def test_runs_are_mirrored_only_to_trackers_the_user_has_used(run: Path) -> None
         CommandLine.parse(["resume=run"])
     assert server not in CommandLine.parse(["resume=run", "mirrors=[]"]).overrides
     targets = ["mlflow:http://user:secret99@other", "mlflow:http://host:5000"]
-    trust.remember_places(
-        {"monitoring": {"backup": {"url": None}, "companion": {"mirrors": targets}}}
-    )
+    config = {"monitoring": {"backup": {"url": None}, "companion": {"mirrors": targets}}}
+    trust.remember_choices(config, None)
     assert server in CommandLine.parse(["resume=run"]).overrides
-    assert "secret99" not in Path("state/spectral_exp/backup_places").read_text()
+    assert "secret99" not in Path("state/spectral_exp/trackers").read_text()
 
 
 def test_alerts_are_recorded_nowhere_and_have_to_be_given_again(run: Path) -> None:

@@ -62,17 +62,6 @@ def test_metrics_that_measure_the_machine() -> None:
     assert machine_metrics() == [*listed, "system/*", "gpu/*"]
 
 
-def test_system_metrics_have_titles_and_units() -> None:
-    names = ("system/run_cpu_percent", "system/disk_read_mb_per_s", "gpu/0/power_w", "gpu/1/x_c")
-    assert [(metric_info(name).title, metric_info(name).unit) for name in names] == [
-        ("Run CPU", "%"),
-        ("Disk read", "MB / s"),
-        ("GPU 0 power", "W"),
-        ("GPU 1 x", "°C"),
-    ]
-    assert metric_info("val_c").unit == "value"
-
-
 @pytest.mark.parametrize(
     ("name", "unit", "direction", "kind"),
     [
@@ -97,3 +86,14 @@ def test_units_and_directions_may_be_given() -> None:
     assert metric.words == "validation loss (MSE)"
     assert metric_info("psnr", {"psnr": "dB"}, {"psnr": "higher"}).lower_is_better is False
     assert metric_info("best_psnr", {}, {"psnr": "higher"}).direction == "higher"
+
+
+def test_system_metrics_have_titles_and_units() -> None:
+    names = ("system/run_cpu_percent", "system/disk_read_mb_per_s", "gpu/0/power_w", "gpu/1/x_c")
+    assert [(metric_info(name).title, metric_info(name).unit) for name in names] == [
+        ("Run CPU", "%"),
+        ("Disk read", "MB / s"),
+        ("GPU 0 power", "W"),
+        ("GPU 1 x", "°C"),
+    ]
+    assert metric_info("val_c").unit == "value"

@@ -11,6 +11,11 @@ export function fetchCurves(params, options = {}) {
   return fetchFrame("api/curves", "runs", params, options);
 }
 
+/** Fetch a measurement of the machines of several runs, as `fetchCurves` does. */
+export function fetchSystem(params, options = {}) {
+  return fetchFrame("api/system", "runs", params, options);
+}
+
 /** Fetch mean, interval and extremes of groups of runs: the columns are those of `api/band`. */
 export function fetchBand(params, options = {}) {
   return fetchFrame("api/band", "groups", params, options);

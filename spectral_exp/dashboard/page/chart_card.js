@@ -1,6 +1,6 @@
 /** A chart with its title, its menu and its data. */
 
-import { fetchBand, fetchCurves } from "./api.js";
+import { fetchBand } from "./api.js";
 import { Chart } from "./chart/chart.js";
 import { xKindOf } from "./chart/ticks.js";
 import { ApiError, ServerGone } from "./client.js";
@@ -138,7 +138,7 @@ export class ChartCard {
   }
 
   async fetchSeries(signal) {
-    const { sources, selection, x, band, view } = this.settings;
+    const { sources, selection, x, band, view, fetchRuns } = this.settings;
     const [lo, hi] = view.x ?? [null, null];
     const window = { metric: this.metric.name, x, lo, hi, bins: this.bins() };
     const banded = sources.filter((source) => hasBand(source, band));
@@ -146,7 +146,7 @@ export class ChartCard {
     const runs = single.flatMap(({ keys }) => keys);
     const groups = banded.map(({ id }) => id);
     const [curves, bands] = await Promise.all([
-      runs.length ? fetchCurves({ runs, ...window }, { signal }) : null,
+      runs.length ? fetchRuns({ runs, ...window }, { signal }) : null,
       groups.length ? fetchBand({ groups, band, ...selection, ...window }, { signal }) : null,
     ]);
     const extents = [curves?.header.extent, bands?.header.extent].filter(Boolean);

@@ -82,7 +82,7 @@ export class ChartsGrid {
     this.cards.delete(name);
   }
 
-  /** Set what is drawn and how: `{sources, selection, x, band, view}`. */
+  /** Set what is drawn and how: `{sources, selection, x, band, view, fetchRuns}`. */
   setSettings(settings) {
     this.settings = { ...this.settings, ...settings };
     for (const card of this.cards.values()) card.setSettings(this.settings);

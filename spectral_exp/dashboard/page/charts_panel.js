@@ -1,5 +1,6 @@
 /** Charts with their controls: x, y, band, smoothing, choice of metrics, zoom. */
 
+import { fetchCurves } from "./api.js";
 import { X_LABELS } from "./chart_card.js";
 import { ChartsGrid } from "./charts.js";
 import { button, choice, segmented, setOptions, slider, throttle } from "./controls.js";
@@ -22,12 +23,19 @@ export class ChartsPanel {
   /**
    * @param {HTMLElement} host
    * @param {import("./store.js").RunStore} store
-   * @param {{withBand?: boolean, legend?: boolean, extra?: Node[]}} options `extra` are further
-   *   controls
+   * @param {{withBand?: boolean, legend?: boolean, extra?: Node[], fetchRuns?: Function,
+   *   onlyX?: string|null}} options `extra` are further controls, `fetchRuns` fetches a metric of
+   *   runs, and `onlyX` is the x of all charts, without a choice
    */
-  constructor(host, store, { withBand = true, legend = false, extra = [] } = {}) {
+  constructor(
+    host,
+    store,
+    { withBand = true, legend = false, extra = [], fetchRuns = fetchCurves, onlyX = null } = {},
+  ) {
     this.store = store;
     this.legend = legend;
+    this.fetchRuns = fetchRuns;
+    this.onlyX = onlyX;
     this.unwatch = new Map();
     this.stale = new Set();
     this.x = choice("x", [], "step", (x) =>
@@ -56,7 +64,7 @@ export class ChartsPanel {
     this.reset = button("Reset zoom", () => patchParams({ zoom: null }), { hidden: true });
     const controls = [
       this.search,
-      this.x,
+      !onlyX && this.x,
       this.y,
       withBand && this.band,
       this.smooth,
@@ -85,7 +93,7 @@ export class ChartsPanel {
   /** Draw charts of `metrics` for `sources`, as the parameters of the address say. */
   draw({ params, metrics, sources, selection = {} }) {
     const xs = xChoices(metrics);
-    const x = oneOf(xs, params.get("x"));
+    const x = this.onlyX ?? oneOf(xs, params.get("x"));
     const y = oneOf(Y_SCALES, params.get("y"));
     const band = oneOf(BANDS, params.get("band"));
     const smoothing = Math.min(0.99, Math.max(0, Number(params.get("smooth")) || 0));
@@ -99,7 +107,8 @@ export class ChartsPanel {
     this.reset.hidden = zoom === null;
     this.watch(sources);
     const view = { x: zoom, yScale: y, smoothing };
-    this.grid.setSettings({ sources, selection, x, band, view, legend: this.legend });
+    const { legend, fetchRuns } = this;
+    this.grid.setSettings({ sources, selection, x, band, view, legend, fetchRuns });
     this.grid.setMetrics(metrics.filter((metric) => matches(metric, wanted)));
   }
 

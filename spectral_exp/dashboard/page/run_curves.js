@@ -1,22 +1,19 @@
-/** The curves of a run, live, with another run beside it if wanted; system metrics likewise. */
+/** The curves of a run, live, with another run beside it if wanted; those of its machine likewise. */
 
+import { fetchSystem } from "./api.js";
 import { ChartsPanel } from "./charts_panel.js";
+import { ApiError, ServerGone, getJson } from "./client.js";
 import { resolveColors } from "./colors.js";
+import { fill, h } from "./dom.js";
 import { RunChoice } from "./run_choice.js";
 
-const SYSTEM = /^(system|gpu|cpu|host)([/._]|$)/;
-
-/** Whether a run has metrics of the machine. */
+/** Whether the machine of a run was measured. */
 export function hasSystemMetrics(facts) {
-  return facts.metrics.some(isSystem);
-}
-
-function isSystem({ name }) {
-  return SYSTEM.test(name);
+  return facts.has_system;
 }
 
 export class CurvesTab {
-  constructor(host, page) {
+  constructor(host, page, options = {}) {
     this.page = page;
     this.other = new RunChoice(page.store, {
       label: "Beside",
@@ -27,15 +24,15 @@ export class CurvesTab {
       withBand: false,
       legend: true,
       extra: [this.other.element],
+      ...options,
     });
   }
 
-  /** Whether a metric belongs to this tab. */
-  includes(metric) {
-    return !isSystem(metric);
+  update({ metrics }, params) {
+    this.draw(metrics, params);
   }
 
-  update(facts, params) {
+  draw(metrics, params) {
     const beside = params.get("beside");
     this.other.set(beside);
     const rows = [this.page.row, this.page.store.rows.get(beside)].filter(Boolean);
@@ -47,7 +44,6 @@ export class CurvesTab {
       isGroup: false,
       ...styles.get(row.key),
     }));
-    const metrics = facts.metrics.filter((metric) => this.includes(metric));
     this.panel.draw({ params, metrics, sources });
   }
 
@@ -61,8 +57,41 @@ export class CurvesTab {
   }
 }
 
+/** The machine over the time since its first measurement. */
 export class SystemTab extends CurvesTab {
-  includes(metric) {
-    return isSystem(metric);
+  constructor(host, page) {
+    super(host, page, { fetchRuns: fetchSystem, onlyX: "wall_s" });
+    this.facts = null;
+    this.metrics = null;
+    this.problem = h("div", { role: "status" });
+    host.prepend(this.problem);
+  }
+
+  update(facts, params) {
+    this.params = params;
+    if (this.metrics) this.draw(this.metrics, params);
+    if (facts === this.facts) return;
+    this.facts = facts;
+    this.load();
+  }
+
+  // The facts of the run do not hold the metrics: the file takes a second to read if it is large.
+  async load() {
+    let problem = null;
+    try {
+      const answer = await getJson(`api/run/${encodeURIComponent(this.page.key)}/system`);
+      this.metrics = answer.metrics;
+    } catch (error) {
+      if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
+      problem = error.message;
+    }
+    if (this.isDestroyed) return;
+    fill(this.problem, problem && h("p", { class: "notice" }, problem));
+    if (this.metrics) this.draw(this.metrics, this.params);
+  }
+
+  destroy() {
+    this.isDestroyed = true;
+    super.destroy();
   }
 }

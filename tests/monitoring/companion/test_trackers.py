@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -131,8 +132,7 @@ def test_wandb_offline(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_wandb(file: Path) -> list[Any]:
     """Return the records of a file: a log as LevelDB writes it, after a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2 as records_of_wandb
-
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     content, at, records, data = file.read_bytes(), 7, [], b""
     assert content.startswith(b":W&B")
     while at < len(content):
@@ -144,8 +144,7 @@ def read_wandb(file: Path) -> list[Any]:
         data += content[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
-            record: Any = records_of_wandb.Record.FromString(data)  # type: ignore[attr-defined]
-            records.append(record)
+            records.append(messages.Record.FromString(data))
             data = b""
     return records
 
