@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -41,12 +40,12 @@ from spectral_exp.config.command_line import (
     requests_sweep,
     resolve_overrides,
     search_arguments,
+    write_hydra_folder,
 )
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.config.threads import set_waiting_of_threads
 from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import DivergedError, Interrupted, JobError, RunError, UserError
-from spectral_exp.core.files import atomic_writer
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.signals import StopRequest, unblock_signals
@@ -149,6 +148,38 @@ def _run_alone(command: CommandLine, job: Job) -> int:
     with _launch_processes(size, job.config, command.arguments) as launcher:
         launcher.run(_check(command, job).to_json())
     return 0
+
+
+def prepare_run(arguments: list[str]) -> tuple[Path, Callable[[], None]]:
+    """Check the command of one run; return its directory and the function that trains it.
+
+    The function raises `Interrupted` if a signal has stopped the run, which is then saved.
+
+    Raises:
+        UserError: the command has mistakes, or is not that of a run.
+    """
+    _require_working_directory()
+    command = CommandLine.parse(arguments)
+    if command.informs_only or command.multirun:
+        raise UserError("this trains one run; give overrides without --multirun, sweep and help")
+    (job,) = command.compose()
+    if job.sweeps:
+        raise UserError("this trains one run, and a configuration file requests a sweep")
+    checked = _check(command, job)
+    (named,) = checked.compose()
+    place = (str(named.config["outputs"]), str(named.config["experiment_id"]))
+    size = _number_of_processes(job.config)
+
+    def run_it() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        with StopRequest(immediate=True):
+            if size == 1:
+                _run_by_hydra(checked, run_job)
+                return
+            with _launch_processes(size, job.config, command.arguments) as launcher:
+                launcher.run(checked.to_json())
+
+    return named.run_dir or Path(*place), run_it
 
 
 def _number_of_processes(config: Mapping[str, Any]) -> int:
@@ -336,8 +367,7 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
         problems.append(f"search={sampler} trains several runs; add -m")
     if problems:
         raise UserError("\nerror: ".join(problems))
-    # A recorded place is in the configuration only if the user has named it before.
-    trust.remember_places(job.config)
+    trust.remember_choices(job.config, command.config_dir)
     return command.with_run_dir(job)
 
 
@@ -396,7 +426,7 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
         why_prune = make_pruner(plain, run_dir, overrides)
         with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
             runner.validator.why_prune = why_prune
-            _record(config, run_dir)
+            write_hydra_folder(config, run_dir)
             log.info("run directory: %s", shown)
             try:
                 runner.run()
@@ -452,34 +482,6 @@ def _run_job_or_launch(config: DictConfig) -> None:
     command = replace(CommandLine.parse([*search_arguments(job), *overrides]), multirun=False)
     with _launch_processes(size, plain, command.arguments) as launcher:
         launcher.run(command.to_json())
-
-
-def _record(config: DictConfig, run_dir: Path) -> None:
-    """Write the files of the `.hydra` folder as Hydra does, but redacted."""
-    from spectral_exp.core.redact import redact
-
-    job = HydraConfig.get()
-    folder = layout.RunPaths(run_dir).hydra
-    folder.mkdir(exist_ok=True)
-    hydra_only = OmegaConf.masked_copy(cast(DictConfig, HydraConfig.instance().cfg), "hydra")
-    sections = {
-        layout.HYDRA_CONFIG_NAME: config,
-        layout.HYDRA_OWN_NAME: hydra_only,
-        layout.HYDRA_OVERRIDES_NAME: job.overrides.task,
-    }
-    for name, section in sections.items():
-        _write_yaml(
-            folder / name, redact(OmegaConf.to_container(section, resolve=False, enum_to_str=True))
-        )
-
-
-def _write_yaml(path: Path, content: Any) -> None:
-    with atomic_writer(path) as file:
-        file.write(
-            yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(
-                errors="backslashreplace"
-            )
-        )
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ import json
 import re
 import shlex
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from spectral_exp.__main__ import COMMANDS
+from spectral_exp.__main__ import COMMANDS, main
 from spectral_exp.config.command_line import CommandLine, open_composer
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
@@ -43,7 +45,8 @@ NOT_RUN = {
     "spectral-exp dashboard outputs/ --edit": "does not end",
     "spectral-exp dashboard outputs/ --embed http://localhost:8888": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
-    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb":
+    "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb "
+    "examples/runs.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",
     "source .venv/bin/activate": "changes the shell",
     'eval "$(register-python-argcomplete spectral-exp)"': "changes the shell",
@@ -319,27 +322,36 @@ def test_long_commands_run(folder: Path, kind: str) -> None:
     assert codes.keys() == commands.keys()
 
 
-def test_the_stand_alone_loop_runs_and_continues(tmp_path: Path) -> None:
-    loop, spectra = re.findall(r"```python\n(.*?)```", PAGES["docs/components.md"], flags=re.DOTALL)
-    new = 'generate_experiment_id("my_experiment")'
-    assert new in loop
-    again = (
-        loop.replace(new, "next(os.scandir('outputs')).name").replace("101", "121") + "print(start)"
+def test_the_stand_alone_loop_continues_on_its_next_start(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", PAGES["docs/components.md"], re.DOTALL | re.MULTILINE
     )
-    whole = f"import os\nexec({loop!r})\nexec({again!r})\nexec({spectra!r})"
+    loop, spectra = blocks
+    start = "for step in range(start, 101):\n"
+    assert start in loop
+    broken = loop.replace(start, f"{start}    if step == 73: raise KeyboardInterrupt\n")
+    whole = (
+        f"try:\n    exec({broken!r}, {{}})\nexcept KeyboardInterrupt:\n    pass\n"
+        f"exec({loop!r})\nprint(start)\nexec({spectra!r})"
+    )
     done = python("-c", whole, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("101\n[ 50 100] ")
+    assert done.stdout.startswith("51\n[ 50 100] ")
     (run,) = (tmp_path / "outputs").glob("my_experiment_*")
-    for name in (
-        "config.json",
-        "results.json",
-        "logs/metrics.jsonl",
-        "checkpoints/checkpoint_step_100.pt",
-    ):
-        assert (run / name).is_file(), name
     assert list((run / "visualizations").glob("training_dynamics_step_0000100_*.png"))
-    assert len((run / "logs/metrics.jsonl").read_text().splitlines()) == 12
+    lines = (run / "logs/metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line)["step"] for line in lines]
+    assert logged == list(range(10, 101, 10))
+    folder = str(tmp_path / "outputs")
+    text = StringIO()
+    with redirect_stdout(text):
+        assert main(["compare", folder, "--no-index"]) == 0
+        assert main(["paper", folder, "--output", str(tmp_path / "paper"), "--formats", "md"]) == 0
+    assert text.getvalue().startswith("loss (mean squared error), final value of each run")
+    paper = (tmp_path / "paper/paper.md").read_text()
+    assert "1 configuration in training loss (mean squared error) (lower is better)" in paper
+    assert "language model" not in paper
+    assert "nats" not in paper
 
 
 def test_a_run_directory_holds_the_files_that_the_readme_lists(template: Path) -> None:
@@ -373,6 +385,21 @@ def test_the_example_of_frames_runs(template: Path, monkeypatch: pytest.MonkeyPa
     exec(example, names)
     assert len(names["runs"]) == 19
     assert {"run_id", "step", "val_bpb"} <= set(names["metrics"].columns)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_python_interface_runs(
+    template: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["docs/python.md"], flags=re.DOTALL)
+    monkeypatch.chdir(template)
+    long = '"training.max_steps=200"'
+    assert long in example
+    names: dict[str, Any] = {}
+    exec(example.replace(long, f"*{[*TINY, NO_PLOTS, 'training.max_steps=4']}"), names)
+    assert names["run"].status == "completed"
+    assert "completed 4 " in capsys.readouterr().out
 
 
 def test_the_example_of_spectra_runs(

@@ -1,4 +1,4 @@
-"""The cells of the example notebook run in order and print the stored outputs."""
+"""The cells of the example notebooks run in order and print the stored outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-NOTEBOOK = ROOT / "examples/own_loop.ipynb"
+FOLDER = ROOT / "examples"
 
 
 def run_cell(source: str, namespace: dict[str, Any]) -> str:
@@ -20,9 +20,9 @@ def run_cell(source: str, namespace: dict[str, Any]) -> str:
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(tree, NOTEBOOK.name, "exec"), namespace)
+        exec(compile(tree, "notebook", "exec"), namespace)
         if isinstance(last, ast.Expr):
-            value = eval(compile(ast.Expression(last.value), NOTEBOOK.name, "eval"), namespace)
+            value = eval(compile(ast.Expression(last.value), "notebook", "eval"), namespace)
             if value is not None:
                 print(repr(value))
     return printed.getvalue()
@@ -41,17 +41,17 @@ def stored_text(cell: dict[str, Any]) -> str:
     return "".join(texts)
 
 
-def test_the_cells_print_the_recorded_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["own_loop.ipynb", pytest.param("runs.ipynb", marks=pytest.mark.slow)]
+)
+def test_the_cells_print_the_recorded_outputs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(ROOT)
     plt.switch_backend("agg")
-    cells = [
-        cell
-        for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
+    content = json.loads((FOLDER / name).read_text(encoding="utf-8"))
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
     assert len(cells) > 5
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(cells, start=1):

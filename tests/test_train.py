@@ -278,7 +278,7 @@ MISTAKES = [
     (["data=text_file", "data.path=short.txt"], "block_size"),
     (["outputs=empty.txt/below"], "empty.txt/below cannot be written"),
     (["resume=nowhere"], "resume=nowhere is not a directory"),
-    (["optimizer._target_=os.system"], "must lie in spectral_exp or torch"),
+    (["optimizer._target_=os.system"], "must lie in spectral_exp, torch or a package"),
     (
         ["monitoring.checkpoint.save_interval=0"],
         "monitoring.checkpoint.save_interval=0 must be a whole number >= 1",

@@ -52,7 +52,8 @@ def run(options: Options) -> Iterator[Section]:
             name: functools.partial(_measure, name, seconds) for name in names
         }
         with _busy_process() if is_busy else contextlib.nullcontext():
-            rounds = measure.measure_rounds(options, measurements, 5, quick=1, budget_s=120)
+            count = options.rounds or (1 if options.quick else 5)
+            rounds = measure.interleave(measurements, count, budget_s=options.budget_s(120))
         lines = [Line(name, "a step", "ms", measure.spread(rounds, name, "ms")) for name in names]
         for name in names[1:]:
             target = QUIET_COST if name == DEFAULT and not is_busy else None
@@ -89,8 +90,7 @@ def _train(threads: int, seconds: float) -> None:
     """Train a small model for some seconds and print the median time of a step."""
     import torch
 
-    from spectral_exp.models import GPT
-    from spectral_exp.models.attention import DotProductAttention
+    from spectral_exp.models import GPT, DotProductAttention
     from spectral_exp.models.embedding import StandardEmbedding
     from spectral_exp.models.gpt import MLP
 
@@ -108,13 +108,14 @@ def _train(threads: int, seconds: float) -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     ids = torch.randint(256, (16, 128))
-    taken_s = []
+    taken_s: list[float] = []
     end_s = time.perf_counter() + seconds
     while time.perf_counter() < end_s or len(taken_s) < 4:
         start_s = time.perf_counter()
         optimizer.zero_grad()
         logits = model(ids)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten()).backward()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         taken_s.append(time.perf_counter() - start_s)
     print(json.dumps({"ms": 1e3 * statistics.median(taken_s[1:])}))

@@ -12,7 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_at, add_folders, add_margin, add_where
+from spectral_exp.commands.options import (
+    USUAL_METRIC,
+    add_archived,
+    add_at,
+    add_folders,
+    add_margin,
+    add_where,
+)
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
@@ -31,9 +38,9 @@ from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.evaluations import SCORES, evaluation_conditions
 from spectral_exp.runs.load import load_run
-from spectral_exp.runs.metric_names import DERIVED, metric_info
+from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.output_file import refuse_loss, write_output
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.run import Run, shared_metric_info, usual_metric
 
 CONFIG_DIFF = "config-diff"
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -84,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metric",
         metavar="NAMES",
-        help="comma-separated metrics (default: val_bpb, with --evaluation bpb)",
+        help=f"comma-separated metrics (default: {USUAL_METRIC}; with --evaluation bpb)",
     )
     parser.add_argument(
         "--evaluation",
@@ -161,8 +168,10 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     """Raise SettingError for options that are wrong for any runs."""
     parse_at(options.at)
-    metrics = _metric_names(options)
-    require(bool(metrics), "--metric", repr(options.metric), "one or several metrics, by commas")
+    given = options.metric
+    metrics = [] if given is None else split_names(given)
+    is_empty = given is not None and not metrics
+    require(not is_empty, "--metric", repr(given), "one or several metrics, by commas")
     _check_tests(options, metrics)
     watch, output, plots = options.watch, options.output, options.plots
     is_interval = watch is None or 0 < watch <= 86400
@@ -182,7 +191,7 @@ def _check_tests(options: argparse.Namespace, metrics: Sequence[str]) -> None:
     margin = options.margin
     if margin is not None:
         require(0 < margin < math.inf, "--margin", margin, "> 0 and finite, in the metric's unit")
-        require(len(metrics) == 1, "--margin", margin, "with one --metric, whose unit it has")
+        require(len(metrics) <= 1, "--margin", margin, "with one --metric, whose unit it has")
         require(not options.runs, "--margin", margin, "without --runs: groups are tested")
     if options.attribute is not None:
         shown = options.attribute or "given"
@@ -193,10 +202,11 @@ def _check_tests(options: argparse.Namespace, metrics: Sequence[str]) -> None:
         require(options.at == "final", "--at", options.at, "final with --evaluation")
 
 
-def _metric_names(options: argparse.Namespace) -> list[str]:
-    """Return the names of --metric, or those by default."""
-    default = SCORES[0] if options.evaluation else "val_bpb"
-    return split_names(default if options.metric is None else options.metric)
+def _metric_names(options: argparse.Namespace, runs: Sequence[Run]) -> list[str]:
+    """Return the names of --metric, each once, or the default."""
+    if options.metric is not None:
+        return list(dict.fromkeys(split_names(options.metric)))
+    return [SCORES[0] if options.evaluation else usual_metric(runs)]
 
 
 # --- one report -----------------------------------------------------------------------------
@@ -219,7 +229,7 @@ def _report(options: argparse.Namespace) -> str:
             or f"none of {format_count(len(results.runs), 'run')} meets "
             f"{' and '.join(options.where)}"
         )
-    metrics = list(dict.fromkeys(_metric_names(options)))
+    metrics = _metric_names(options, chosen.runs)
     if options.evaluation:
         metrics = evaluation_metrics(chosen.runs, options.evaluation, metrics)
     for metric in metrics:
@@ -230,8 +240,8 @@ def _report(options: argparse.Namespace) -> str:
         return tables.render_runs(
             runs, metrics, options.at, form, chosen.left_out, chosen.archived_note
         )
-    names = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
-    groups = chosen.groups(names)
+    by = list(dict.fromkeys(split_names(options.group_by))) if options.group_by else None
+    groups = chosen.groups(by)
     comparisons = [
         compare(groups, metric, at=options.at, baseline=options.baseline, margin=options.margin)
         for metric in metrics
@@ -298,7 +308,7 @@ def _sort(
     values: list[Any]
     if any(run.value(name) is not None for run in runs):
         values = [_mean(runs_of(item), name, options.at) for item in items]
-        reverse = reverse is (metric_info(name).direction != "higher")
+        reverse = reverse is (shared_metric_info(name, runs).direction != "higher")
     else:
         names = Names(runs)
         try:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectral_exp.commands.options import add_checkpoint, add_device, add_models
+from spectral_exp.commands.options import add_checkpoint, add_device, add_models, add_packages
 from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_checkpoint(parser)
     add_device(parser)
+    add_packages(parser)
     parser.add_argument(
         "--json", action="store_true", help="print all values as JSON, separately for each head"
     )
@@ -97,7 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Print the diagnosis of each run."""
     diagnoses = [
-        diagnose(run, windows=options.windows, checkpoint=options.checkpoint, device=options.device)
+        diagnose(
+            run,
+            windows=options.windows,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            packages=options.packages,
+        )
         for run in options.runs
     ]
     if options.json:
@@ -111,21 +118,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def diagnose(
-    run: Path, *, windows: int = 64, checkpoint: str = "best", device: str = "auto"
+    run: Path,
+    *,
+    windows: int = 64,
+    checkpoint: str = "best",
+    device: str = "auto",
+    packages: Sequence[str] = (),
 ) -> Diagnosis:
     """Return the diagnosis of the model of a run.
 
     Args:
         run: the run directory.
         windows: number of evenly spaced windows of block_size tokens of its validation text.
-        checkpoint, device: as for `load_trained`.
+        checkpoint, device, packages: as for `load_trained`.
 
     Raises:
         UserError: the run, checkpoint or device does not exist, the text is unavailable or has
             changed, or the context is a single token.
     """
     require(windows >= 1, "--windows", windows, ">= 1")
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, packages=packages)
     block_size = trained.model.block_size
     if block_size < 2:
         raise UserError(

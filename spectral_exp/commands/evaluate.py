@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_exp.commands.options import add_checkpoint, add_device, add_models
+from spectral_exp.commands.options import add_checkpoint, add_device, add_models, add_packages
 from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.console import Parser, command
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--windows", type=int, help="number of windows (default: all)")
     add_checkpoint(parser)
     add_device(parser)
+    add_packages(parser)
     parser.add_argument("--no-record", action="store_true", help="leave the run as it is")
     parser.add_argument("--json", action="store_true", help="print the records as JSON")
     return parser
@@ -105,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
             windows=options.windows,
             checkpoint=options.checkpoint,
             device=options.device,
+            packages=options.packages,
         )
         record = jsonable(evaluated.record())
         if not options.no_record:
@@ -127,6 +130,7 @@ def evaluate_run(
     windows: int | None = None,
     checkpoint: str = "best",
     device: str = "auto",
+    packages: Sequence[str] = (),
 ) -> Evaluated:
     """Return the score of the model of a run, without recording it.
 
@@ -137,7 +141,7 @@ def evaluate_run(
         block_size: tokens of a window; by default those of training.
         stride: tokens by which each window advances; by default `block_size`.
         windows: number of windows, evenly spread over the text; all by default.
-        checkpoint, device: as for `load_trained`.
+        checkpoint, device, packages: as for `load_trained`.
 
     Raises:
         UserError: the run, checkpoint, text or device does not exist, the text is too short or
@@ -147,7 +151,7 @@ def evaluate_run(
         raise UserError("--split and --data exclude each other; a text of --data has no parts")
     require(block_size is None or block_size >= 1, "--block-size", block_size, ">= 1")
     require(windows is None or windows >= 1, "--windows", windows, ">= 1")
-    trained = load_trained(run, checkpoint, device, block_size)
+    trained = load_trained(run, checkpoint, device, block_size, packages)
     length = int(trained.config["model"]["block_size"]) if block_size is None else block_size
     step = length if stride is None else stride
     require(1 <= step <= length, "--stride", step, f"from 1 to {length}, the tokens of a window")
@@ -201,7 +205,7 @@ def _own_text(run: Path, trained: Trained, split: str) -> Ids:
 
     paths = RunPaths(run)
     # Not the configuration of the model, which may be built for longer sequences.
-    config = recorded_config(read_config(paths.config_file)[0])
+    config = recorded_config(read_config(paths.config_file)[0], trained.config.get("packages", ()))
     known = find_known_text(paths)
     require_fingerprints(run, config, known.fingerprints if known else {})
     dataset = build_dataset(config, known)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_exp.commands.options import add_checkpoint, add_device
+from spectral_exp.commands.options import add_checkpoint, add_device, add_packages
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     add_checkpoint(parser)
     add_device(parser)
+    add_packages(parser)
     return parser
 
 
@@ -48,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         checkpoint=options.checkpoint,
         device=options.device,
+        packages=options.packages,
     )
     print(options.prompt + printable_lines(text))
     return 0
@@ -64,6 +67,7 @@ def generate_text(
     seed: int = 0,
     checkpoint: str = "best",
     device: str = "auto",
+    packages: Sequence[str] = (),
 ) -> str:
     """Return the continuation of `prompt` by the model of a run.
 
@@ -85,7 +89,7 @@ def generate_text(
     for option, share in {"--top-p": top_p, "--temperature": temperature}.items():
         require(share is None or math.isfinite(share), option, share, "a finite number")
     require(0 <= seed < 2**63, "--seed", seed, ">= 0 and < 2^63")
-    trained = load_trained(run, checkpoint, device)
+    trained = load_trained(run, checkpoint, device, packages=packages)
 
     import torch  # after the checks of settings, since this import takes seconds
 

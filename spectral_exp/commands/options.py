@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+USUAL_METRIC = "val_bpb, or of runs without it val_loss, another metric of validation or loss"
+"""The default of `--metric`, in words."""
+
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Add the folders of runs."""
@@ -58,6 +61,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="RUN",
         help="run directories, for example outputs/<run>",
+    )
+
+
+def add_packages(parser: argparse.ArgumentParser) -> None:
+    """Add `--packages`, of commands that build a recorded model."""
+    parser.add_argument(
+        "--packages",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package with parts of the model, beside those that you have used on this machine; "
+        "repeatable",
     )
 
 

@@ -7,7 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_exp.commands.options import add_archived, add_at, add_margin, add_where
+from spectral_exp.commands.options import (
+    USUAL_METRIC,
+    add_archived,
+    add_at,
+    add_margin,
+    add_where,
+)
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
@@ -58,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("paper"), help="folder of the paper (default: paper)"
     )
-    parser.add_argument("--metric", default="val_bpb", help="metric to compare (default: val_bpb)")
+    parser.add_argument("--metric", help=f"metric to compare (default: {USUAL_METRIC})")
     add_at(parser)
     parser.add_argument(
         "--baseline",
@@ -117,7 +123,7 @@ def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
 def _write(options: argparse.Namespace) -> Written:
     notes, notes_file = _notes(options)
     choices = Choices(
-        metric=options.metric,
+        metric=options.metric or "",
         at=options.at,
         baseline=options.baseline,
         margin=options.margin,

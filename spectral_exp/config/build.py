@@ -24,16 +24,13 @@ from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
+from spectral_exp.config.packages import find_packages, names_own_part
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.processes import divide, make_ranks
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.config.search import make_search_settings
-from spectral_exp.config.starting_point import (
-    StartingPoint,
-    find_starting_point,
-    has_begun,
-)
+from spectral_exp.config.starting_point import StartingPoint, find_starting_point, has_begun
 from spectral_exp.core.errors import UserError, nearest, require
 from spectral_exp.data import Dataset, KnownText
 from spectral_exp.data.batches import Batches, EvalWindows
@@ -61,6 +58,7 @@ from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
+from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS
 from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.budget import Budget
@@ -258,7 +256,7 @@ def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
     disabled = {
         name: {**node, **({"url": None} if name == "backup" else {"enabled": False})}
         for name, node in nodes.items()
-        if not issubclass(COMPONENTS[name], Observer)
+        if name in COMPONENTS and not issubclass(COMPONENTS[name], Observer)
     }
     return {**config, "monitoring": disabled}
 
@@ -308,6 +306,7 @@ def _record_attempt(
             command=sys.orig_argv,
             attempts=attempts,
             **({"parent": parent} if parent else {}),
+            own_packages=find_packages(config),
             changed_settings=changed_settings,
         )
 
@@ -327,17 +326,8 @@ def _assemble(
     trial: bool,
 ) -> _Parts:
     """Build all parts. Raises one UserError with all problems."""
-    make = Constructor()
-    top_names = Globals.__annotations__
-    make.problems += [
-        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
-        "settings"
-        for key in config
-        if key not in top_names and key not in _GROUPS
-    ]
-    top = {key: value for key, value in config.items() if key in top_names}
-    role = Role(Globals, Globals.__module__)
-    globals_ = make.make({"_target_": f"{role.home}.Globals", **top}, "", role)
+    make = Constructor(config)
+    globals_ = _make_globals(config, make)
     device = make.call("", lambda: resolve_device(str(config.get("device")), world))
     device = device or torch.device("cpu")
     make_search_settings(config, make)
@@ -383,6 +373,20 @@ def _assemble(
     )
 
 
+def _make_globals(config: Mapping[str, Any], make: Constructor) -> Any:
+    """Build the settings without a group, and collect the keys that are no settings."""
+    top_names = Globals.__annotations__
+    make.problems += [
+        f"{key} is not a setting{nearest(key, [*top_names, *_GROUPS])}; --cfg job shows all "
+        "settings"
+        for key in config
+        if key not in top_names and key not in _GROUPS
+    ]
+    top = {key: value for key, value in config.items() if key in top_names}
+    role = Role(Globals, Globals.__module__)
+    return make.make({"_target_": f"{role.home}.Globals", **top}, "", role)
+
+
 def _model(
     config: Mapping[str, Any], vocab_size: int, device: torch.device, make: Constructor, trial: bool
 ) -> Any:
@@ -404,11 +408,15 @@ def _components(
     """Build the components in the order of `COMPONENTS`; `offered` are further arguments."""
     nodes = config.get("monitoring")
     nodes = nodes if isinstance(nodes, Mapping) else {}
+    kinds: dict[str, type[Component]] = {
+        **COMPONENTS,
+        **{name: Observer for name, node in nodes.items() if names_own_part(node, make.packages)},
+    }
     make.problems += [
         f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; there are "
         f"{', '.join(COMPONENTS)}"
         for key in nodes
-        if key not in COMPONENTS
+        if key not in kinds
     ]
     offered |= {
         "experiment_dir": paths.root,
@@ -416,9 +424,10 @@ def _components(
         "viz_dir": paths.visualizations,
         "outputs": config.get("outputs"),
         "component_files": component_files(backed_up_only=True),
+        "units": LANGUAGE_MODEL_UNITS,
     }
     components = {}
-    for name, kind in COMPONENTS.items():
+    for name, kind in kinds.items():
         if name not in nodes and not kind.is_required:
             continue
         role = Role(kind, "spectral_exp.monitoring")

@@ -14,8 +14,10 @@ import math
 import traceback
 import types
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from spectral_exp.config.packages import find_packages
 from spectral_exp.config.roles import NotAPartError, Role
 from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.core.foreign_text import printable
@@ -29,12 +31,19 @@ MISSING = "???"
 class Constructor:
     """Builds objects from config nodes and collects their mistakes.
 
+    Args:
+        config: the configuration, whose `packages` may hold parts.
+
     Attributes:
         problems: one line per mistake found so far.
+        packages: names of the packages of the user.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.problems: list[str] = []
+        self.packages: tuple[str, ...] = ()
+        found = self.call("", lambda: find_packages(config))
+        self.packages = tuple(found or ())
 
     def make(
         self, node: object, path: str, role: Role, *, partial: bool = False, **runtime: Any
@@ -56,7 +65,7 @@ class Constructor:
             return None
         name = str(node["_target_"])
         try:
-            target = role.find(name)
+            target = role.find(name, self.packages)
         except NotAPartError as error:
             self.problems.append(f"{path}._target_={name} {error}")
             return None

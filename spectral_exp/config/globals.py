@@ -26,6 +26,7 @@ class Globals:
     sweep: str | None = None
     mirrors: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("init_optimizer", "init_partial"):

@@ -31,7 +31,7 @@ def make_optimizer(config: Mapping[str, Any], model: Any, make: Constructor, tri
     by_role: Any = {}
     if isinstance(node, Mapping):
         by_role = node.get("roles") or {}
-        node = _rename_rate({name: value for name, value in node.items() if name != "roles"})
+        node = _rename_rate(make, {name: value for name, value in node.items() if name != "roles"})
     # The settings of the optimizer are checked even if the model has a mistake.
     groups = [{"params": [nn.Parameter(torch.zeros(2, 2))], "role": "hidden"}]
     if model is not None:
@@ -50,19 +50,19 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.
     Raises:
         UserError: the configuration of the optimizer has a mistake.
     """
-    make = Constructor()
+    make = Constructor(config)
     optimizer = make_optimizer(config, model, make, False)
     make.finish()
     return cast(torch.optim.Optimizer, optimizer)
 
 
-def _rename_rate(node: dict[str, Any]) -> dict[str, Any]:
+def _rename_rate(make: Constructor, node: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with `learning_rate` as `lr` if the optimizer calls it so, as torch does.
 
     Recipes and the command line can then set `optimizer.learning_rate` of every optimizer.
     """
     try:
-        accepted = inspect.signature(ROLE.find(str(node.get("_target_")))).parameters
+        accepted = inspect.signature(ROLE.find(str(node.get("_target_")), make.packages)).parameters
     except (NotAPartError, ValueError):
         return node  # reported when the optimizer is built
     if "learning_rate" not in accepted and "lr" in accepted and "lr" not in node:

@@ -48,7 +48,7 @@ def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) ->
     match = config.get("match")
     if match and isinstance(node, Mapping):
         original = node
-        node = make.call("match", lambda: _resize_to_match(original, match, vocab_size))
+        node = make.call("match", lambda: _resize_to_match(config, original, match, vocab_size))
         if node is None:
             return None
     model = make.make(node, "model", ROLES["model"], vocab_size=vocab_size)
@@ -89,7 +89,7 @@ def build_model(config: Mapping[str, Any], vocab_size: int) -> GPT:
     Raises:
         UserError: the configuration of the model has a mistake.
     """
-    make = Constructor()
+    make = Constructor(config)
     model = make_model(config, vocab_size, make)
     make.finish()
     return cast(GPT, model)
@@ -105,19 +105,19 @@ def build_dataset(config: Mapping[str, Any], known: KnownText | None = None) -> 
     Raises:
         UserError: the configuration of the text has a mistake, or it cannot be read.
     """
-    make = Constructor()
+    make = Constructor(config)
     dataset = make_dataset(config, make, known)
     make.finish()
     return cast(Dataset, dataset)
 
 
 def _resize_to_match(
-    node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int
+    config: Mapping[str, Any], node: Mapping[str, Any], parts: Mapping[str, Any], vocab_size: int
 ) -> dict[str, Any]:
     """Return the model node, its widths changed to give it as many parameters as with `parts`."""
 
     def count(candidate: Mapping[str, Any]) -> int:
-        make = Constructor()
+        make = Constructor(config)
         with UndrawnWeights():
             model = make.make(candidate, "model", ROLES["model"], vocab_size=vocab_size)
         make.finish()

@@ -3,7 +3,8 @@
 A configuration may come from a stranger's run. So each place in it has a role, and a name is
 accepted only if it fits that role; this is decided before anything is called. A class fits if it is
 a subclass of the role's kind in this package (or in torch, if the role allows it); a function fits
-if it is defined in the role's own package and its return annotation is of that kind.
+if it is defined in the role's own package and its return annotation is of that kind. Classes and
+functions of packages that the user has named fit too if they are of the kind.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
+
+from spectral_exp.config.packages import entry_point_packages
 
 PACKAGE = "spectral_exp"
 _DOTTED_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
@@ -53,30 +57,44 @@ class Role:
         fitting = [kind for kind in kinds if _is_subclass(kind, self.kind)]
         return replace(self, kind=fitting[0]) if fitting else None
 
-    def find(self, name: str) -> Callable[..., Any]:
+    def find(self, name: str, own: Collection[str] = ()) -> Callable[..., Any]:
         """Return the class or function `name` without calling it.
+
+        Args:
+            name: dotted.
+            own: packages of the user, which may hold parts of every kind.
 
         Raises:
             NotAPartError: it does not exist, or does not fit this role.
         """
-        if name.partition(".")[0] not in (PACKAGE, "torch"):
-            raise NotAPartError(f"must lie in {PACKAGE} or torch; add your part to the package")
-        packages = (PACKAGE, self.torch_home) if self.torch_home else (PACKAGE,)
+        top = name.partition(".")[0]
+        if top not in (PACKAGE, "torch", *own):
+            if top not in entry_point_packages():
+                raise NotAPartError(
+                    f"must lie in {PACKAGE}, torch or a package that you name with packages=[...] "
+                    "or --packages"
+                )
+            own = (*own, top)
+        packages = (PACKAGE, *own, *([self.torch_home] if self.torch_home else []))
         if not _DOTTED_NAME.fullmatch(name) or not _is_inside(name, packages):
-            raise NotAPartError(self._requirement())
+            raise NotAPartError(self._requirement(own))
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise NotAPartError(f"cannot be found: {error}") from error
+        except Exception as error:
+            if top not in own:
+                raise
+            raise NotAPartError(f"cannot be imported: {describe_error(error)}") from error
         # Modules also hold the names that they import; only parts defined in the package fit.
         defined_in = str(getattr(found, "__module__", ""))
         if isinstance(found, type):
             fits = _is_inside(defined_in, packages) and _is_subclass(found, self.kind)
         else:
-            fits = _is_inside(defined_in, (self.home,)) and self._is_builder(found)
+            fits = _is_inside(defined_in, (self.home, *own)) and self._is_builder(found)
         if not fits:
-            raise NotAPartError(self._requirement())
+            raise NotAPartError(self._requirement(own))
         return found  # type: ignore[no-any-return]
 
     def _is_builder(self, found: Any) -> bool:
@@ -88,13 +106,21 @@ class Role:
             return False
         return _is_subclass(result, self.kind)
 
-    def _requirement(self) -> str:
+    def _requirement(self, own: Collection[str]) -> str:
         kind = self.kind.__name__
         of_torch = f", one of {self.torch_home}" if self.torch_home else ""
+        places, homes = ((" or ".join([first, *own])) for first in (PACKAGE, self.home))
         return (
-            f"must be a subclass of {kind} in {PACKAGE}{of_torch}, or a function in {self.home} "
+            f"must be a subclass of {kind} in {places}{of_torch}, or a function in {homes} "
             "that is annotated to return one"
         )
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error of the user's code with its last place in a file, in one line."""
+    places = traceback.extract_tb(error.__traceback__)
+    where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _is_union(annotation: Any) -> bool:

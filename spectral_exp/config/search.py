@@ -95,7 +95,7 @@ def read_search_settings(config: Mapping[str, Any]) -> SearchSettings:
     Raises:
         UserError: they have mistakes.
     """
-    make = Constructor()
+    make = Constructor(config)
     settings = make_search_settings(config, make)
     make.finish()
     assert settings is not None

@@ -210,7 +210,7 @@ def _tokenizer_difference(source: InitialWeights, tokenizer: Tokenizer) -> str:
 
 def _token_parameters(config: Mapping[str, Any], vocab_size: int) -> list[str]:
     """Return the names of the parameters whose shape depends on the size of the vocabulary."""
-    make = Constructor()
+    make = Constructor(config)
     # A matched model would change its widths with the vocabulary.
     plain = {key: value for key, value in config.items() if key != "match"}
     with UndrawnWeights():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,11 @@ class Trained:
 
 
 def load_trained(
-    run: Path, checkpoint: str = "best", device: str = "auto", block_size: int | None = None
+    run: Path,
+    checkpoint: str = "best",
+    device: str = "auto",
+    block_size: int | None = None,
+    packages: Sequence[str] = (),
 ) -> Trained:
     """Load the model of the run directory `run`.
 
@@ -54,6 +58,8 @@ def load_trained(
         device: as in the setting `device`.
         block_size: the longest sequence for which to build the model; by default, and at least,
             that of training.
+        packages: packages that may be imported to build the model, beside those that the run's
+            record names and that the user has used on this machine.
 
     Raises:
         UserError: the run, the checkpoint or the device does not exist, or the model has one
@@ -71,7 +77,7 @@ def load_trained(
     from spectral_exp.config.trust import recorded_config
     from spectral_exp.data.tokenizer import load_tokenizer
 
-    config = recorded_config(record)
+    config = recorded_config(record, packages)
     if block_size is not None:
         config = _lengthen(config, block_size)
     torch_device = resolve_device(device)

@@ -4,36 +4,34 @@ A run directory may come from a stranger. Its record may choose parts and their 
 `roles.py`) and read the text that the run was trained on, identified by its fingerprint (see
 `data/known_text.py`). It may not send data away, write outside the run directory or contact an
 address that this package does not know, unless the user has named that address on this machine.
+It may import no package but this one, unless the user has named it (see `packages.py`).
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-import os
-import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.config.packages import remember_packages, without_foreign_packages
+from spectral_exp.config.remembered import remember, remembered
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.user_state import state_folder
-
-log = logging.getLogger(__name__)
 
 PATH_SETTINGS = ("data.path", "tokenizer.path")
 """Settings that name a file to read; relative paths start at the folder of the run's command."""
 
-_MAX_BYTES = 1 << 20
+_BACKUP_URLS, _TRACKERS, _CONFIG_DIRS = "backup_places", "trackers", "config_folders"
 
 
-def recorded_config(record: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_config(record: Mapping[str, Any], packages: Sequence[str] = ()) -> dict[str, Any]:
     """Return the configuration in a run's record, adapted to the current working directory.
 
     Paths relative to the folder of the run's command become absolute. Recorded web addresses are
-    removed, so that the text comes from the cache or from the address that this package knows.
+    removed, so that the text comes from the cache or from the address that this package knows. So
+    are packages that the user has not named on this machine; `packages` are those named now.
     """
-    config: dict[str, Any] = copy.deepcopy(dict(record["config"]))
+    config = without_foreign_packages(copy.deepcopy(dict(record["config"])), packages)
     folder = working_directory(record)
     for key in PATH_SETTINGS:
         group, _, name = key.partition(".")
@@ -116,6 +114,19 @@ def absolute_path(config: Mapping[str, Any], key: str, folder: Path) -> str | No
     return str(path) if is_elsewhere else None
 
 
+def remember_choices(config: Mapping[str, Any], config_dir: str | None) -> None:
+    """Record what the user has named in a command, so that its runs may name it again.
+
+    Args:
+        config: checked. A recorded place or package is in it only if the user has named it.
+        config_dir: the folder of the user's own configuration files.
+    """
+    remember_places(config)
+    remember_packages(config)
+    if config_dir is not None:
+        remember_config_dir(config_dir)
+
+
 # --- backup addresses and trackers ----------------------------------------------------------------
 
 
@@ -126,7 +137,7 @@ def may_back_up(url: str, source: str | None) -> bool:
     run, or now as `source`, the address of a run below it.
     """
     url = url.rstrip("/")
-    return bool(source and source.startswith(f"{url}/")) or url in _known_places()
+    return bool(source and source.startswith(f"{url}/")) or url in remembered(_BACKUP_URLS)
 
 
 def may_mirror(target: str) -> bool:
@@ -138,7 +149,7 @@ def may_mirror(target: str) -> bool:
     from spectral_exp.monitoring.companion.targets import Target
 
     kind, _, where = target.partition(":")
-    return Target(kind, where).stays_here or target in _known_places()
+    return Target(kind, where).stays_here or target in remembered(_TRACKERS)
 
 
 def remember_places(config: Mapping[str, Any]) -> None:
@@ -150,42 +161,22 @@ def remember_places(config: Mapping[str, Any]) -> None:
         remember_backup_url(url)
     for target in monitoring.get("companion", {}).get("mirrors", ()):
         if redact_text(target) == target:
-            _remember(target)
+            remember(_TRACKERS, target)
 
 
 def remember_backup_url(url: str) -> None:
     """Record that this user sends backups to `url`."""
-    _remember(url.rstrip("/"))
+    remember(_BACKUP_URLS, url.rstrip("/"))
 
 
-def _remember(place: str) -> None:
-    if "\n" in place or place in _known_places():
-        return
-    try:
-        file = _places_file()
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(
-            file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600
-        )
-        with os.fdopen(descriptor, "a", encoding="utf-8") as lines:
-            lines.write(f"{place}\n")
-    except OSError as error:
-        # The user has to name the place again to continue the run.
-        log.debug("cannot record the place %s: %s", place, error)
+# --- folders of configuration files ---------------------------------------------------------------
 
 
-def _known_places() -> set[str]:
-    """Return the places that this user has named; none if another user can write the file."""
-    try:
-        with _places_file().open(encoding="utf-8", errors="replace") as file:
-            status = os.fstat(file.fileno())
-            others = stat.S_IWGRP | stat.S_IWOTH
-            if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & others):
-                return set()
-            return set(file.read(_MAX_BYTES).splitlines())
-    except OSError:
-        return set()
+def remember_config_dir(folder: str | Path) -> None:
+    """Record that this user uses the configuration files in `folder`."""
+    remember(_CONFIG_DIRS, str(Path(folder).resolve()))
 
 
-def _places_file() -> Path:
-    return state_folder() / "backup_places"
+def is_known_config_dir(folder: str | Path) -> bool:
+    """Return whether the user has used the configuration files in `folder` on this machine."""
+    return str(Path(folder).resolve()) in remembered(_CONFIG_DIRS)

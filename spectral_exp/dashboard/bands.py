@@ -14,6 +14,7 @@ from spectral_exp.dashboard.answers import FrameWriter
 from spectral_exp.dashboard.binning import Points, bin_indices, describe_bins
 from spectral_exp.dashboard.curves import Curve, Window, describe_metric, extent_of
 from spectral_exp.results.interval_curves import mean_intervals
+from spectral_exp.runs.run import shared_metric_info
 
 COLUMNS = ("x", "mean", "low", "high", "n", "min", "max", "nan", "posinf", "neginf")
 """Columns of a band. `n` is the number of runs in the mean; `min` and `max` are of all points of
@@ -51,7 +52,7 @@ def bands_answer(
     series = [_band_entry(group, low, high, window.n_bins, kind, writer) for group in groups]
     return writer.content(
         {
-            "metric": describe_metric(metric),
+            "metric": describe_metric(metric, shared_metric_info(metric, [c.run for c in curves])),
             "x": axis,
             "band": kind,
             "generation": {curve.key: curve.generation for curve in curves},

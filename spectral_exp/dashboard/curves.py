@@ -15,8 +15,8 @@ from spectral_exp.dashboard.answers import FrameWriter
 from spectral_exp.dashboard.binning import COLUMNS, RAW_COLUMNS, Points, bin_points
 from spectral_exp.dashboard.library import Library
 from spectral_exp.results.table_data import csv_cell
-from spectral_exp.runs.metric_names import metric_info
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.metric_names import Metric
+from spectral_exp.runs.run import Run, shared_metric_info
 from spectral_exp.runs.series_follower import SeriesFollower
 
 AXES = ("step", "relative", "tokens", "train_s", "wall_s")
@@ -122,7 +122,7 @@ def curves_answer(
     series = [_part(curve, low, high, window.n_bins, writer) for curve in curves]
     return writer.content(
         {
-            "metric": describe_metric(metric),
+            "metric": describe_metric(metric, shared_metric_info(metric, [c.run for c in curves])),
             "x": axis,
             "generation": {curve.key: curve.generation for curve in curves},
             "loading": {curve.key: curve.read_share for curve in curves if curve.read_share < 1.0},
@@ -133,9 +133,8 @@ def curves_answer(
     )
 
 
-def describe_metric(metric: str) -> dict[str, Any]:
-    """Return title, unit, direction and kind of a metric."""
-    info = metric_info(metric)
+def describe_metric(metric: str, info: Metric) -> dict[str, Any]:
+    """Return title, unit, direction and kind of a metric as plain values."""
     return {
         "name": metric,
         "title": info.title or metric,

@@ -31,7 +31,7 @@ from spectral_exp.results.names import value_text
 from spectral_exp.results.number_texts import decimals, number_text
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.layout import CHECKPOINTS_FOLDER, RunPaths
-from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.metric_names import METRICS
 from spectral_exp.runs.overrides import is_among, setting_of
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.spectra import read_spectra
@@ -201,12 +201,12 @@ def _metric(run: Run, name: str) -> dict[str, Any]:
     digits = decimals(values)
     shown = [number_text(value, digits) for value in values] or ["-"] * 3
     return {
-        **describe_metric(name),
+        **describe_metric(name, run.metric_info(name)),
         "panel": name in METRICS,
         "last": shown[0],
         "lowest": shown[1],
         "highest": shown[2],
-        "lower_is_better": metric_info(name).lower_is_better,
+        "lower_is_better": run.metric_info(name).lower_is_better,
         "last_step": summary.final_step if summary else None,
         "lowest_step": summary.lowest_step if summary else None,
         "highest_step": summary.highest_step if summary else None,

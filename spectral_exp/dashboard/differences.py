@@ -16,6 +16,7 @@ from spectral_exp.results.compared import Difference
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.group import Group
 from spectral_exp.results.number_texts import decimals, interval_text, number_text
+from spectral_exp.runs.run import shared_metric_info
 
 MAX_STEPS = 400
 
@@ -46,7 +47,7 @@ def difference_over_steps(a: Group, b: Group, metric: str, n_steps: int) -> dict
     numbers = [one.mean for _, one in found if one.mean is not None]
     digits = decimals(numbers)
     return {
-        "metric": describe_metric(metric),
+        "metric": describe_metric(metric, shared_metric_info(metric, [*a.runs, *b.runs])),
         "a": a.label,
         "b": b.label,
         "steps": [step for step, _ in found],

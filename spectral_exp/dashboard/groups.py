@@ -33,7 +33,7 @@ from spectral_exp.results.number_texts import (
 )
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.metric_names import DERIVED, METRICS, USE
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.run import Run, metric_describer
 
 MEAN = "mean of the runs"
 _KEPT_ANSWERS = 16
@@ -142,6 +142,7 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
     columns = _setting_columns(answer)
     texts = _Texts(comparison)
     names = Names(answer.chosen.runs)
+    describe = metric_describer(answer.chosen.runs)
     logged = {name for run in answer.chosen.runs for name in run.metrics}
     groups = list(answer.groups)
     if comparison is not None:
@@ -149,12 +150,16 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
         groups.sort(key=lambda group: order[group.label])
     return {
         "seq": answer.seq,
-        "metric": describe_metric(view.metric),
+        "metric": describe_metric(view.metric, describe(view.metric)),
         "at": view.at,
         "moment": moment(view.metric, view.at),
         "baseline": comparison.baseline if comparison else None,
         "metrics": [
-            {**describe_metric(name), "panel": name in METRICS, "curve": name in logged}
+            {
+                **describe_metric(name, describe(name)),
+                "panel": name in METRICS,
+                "curve": name in logged,
+            }
             for name in metric_names(answer.chosen.runs)
         ],
         "settings": [{"name": name, "short": names.short(name)} for name in columns],
@@ -180,7 +185,7 @@ def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]
     found = [table.printable() for table in tables.comparison_tables(comparison)]
     return {
         "seq": answer.seq,
-        "metric": describe_metric(answer.view.metric),
+        "metric": describe_metric(answer.view.metric, comparison.metric_info),
         "baseline": comparison.baseline,
         "tables": [
             {

@@ -16,6 +16,7 @@ from spectral_exp.monitoring.spectra import SpectraLogger
 from spectral_exp.monitoring.tracking.tracker import ConfigTracker
 from spectral_exp.monitoring.visualization.manager import VisualizationManager
 from spectral_exp.runs.ids import create_experiment_directory, generate_experiment_id
+from spectral_exp.runs.open_experiment import open_experiment
 
 __all__ = [
     "Backup",
@@ -28,4 +29,5 @@ __all__ = [
     "VisualizationManager",
     "create_experiment_directory",
     "generate_experiment_id",
+    "open_experiment",
 ]

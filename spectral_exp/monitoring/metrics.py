@@ -19,7 +19,7 @@ from typing import Any
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.core.errors import require
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.json_value import jsonable
+from spectral_exp.core.json_value import MAX_DEPTH, jsonable
 from spectral_exp.core.redact import redact_text, without_secrets
 from spectral_exp.core.steps import whole_step
 from spectral_exp.monitoring.component import Component
@@ -92,11 +92,13 @@ class MetricsLogger(Component):
         Args:
             step: step the metrics belong to, a whole number >= 0 of any type.
             metrics: numbers (Python, numpy, or torch tensors with one element) or strings by name.
-                Other values are written as JSON, if need be as text.
+                Nested mappings get joined names, `{"train": {"loss": 2.0}}` is `train/loss`. Other
+                values are written as JSON, if need be as text.
             flush: False keeps the entry in memory until the next flush.
 
         Raises:
-            SettingError: a metric is named `step` or `timestamp`, or `step` is not a whole number.
+            SettingError: a metric is named `step` or `timestamp`, two metrics have the same name
+                once joined, or `step` is not a whole number.
         """
         if not self.enabled:
             return
@@ -255,7 +257,8 @@ def _check_names(names: Iterable[object]) -> None:
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """Return an entry and its text for metrics of any type."""
-    plain = without_secrets(jsonable({name: _scalar(value) for name, value in metrics.items()}))
+    flat = {name: _scalar(value) for name, value in _joined(metrics).items()}
+    plain = without_secrets(jsonable(flat))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [
@@ -263,6 +266,19 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
         for name, value in plain.items()
     ]
     return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
+
+
+def _joined(metrics: Mapping[str, Any], depth: int = 0) -> dict[Any, Any]:
+    """Return metrics without nesting; names within a mapping follow its name and a slash."""
+    joined: dict[Any, Any] = {}
+    for name, value in metrics.items():
+        inner = {name: value}
+        if isinstance(value, Mapping) and value and depth < MAX_DEPTH:
+            inner = {f"{name}/{key}": x for key, x in _joined(value, depth + 1).items()}
+        equal = sorted(map(str, joined.keys() & inner.keys()))
+        require(not equal, "metrics", equal, "free of names that are equal once joined by /")
+        joined.update(inner)
+    return joined
 
 
 def _now() -> str:

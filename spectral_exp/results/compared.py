@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,8 +12,8 @@ from spectral_exp.results.pairs import training_settings
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.evaluations import parse_evaluation
-from spectral_exp.runs.metric_names import DERIVED
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.metric_names import DERIVED, Metric
+from spectral_exp.runs.run import Run, metric_describer
 
 
 def moment(metric: str, at: str) -> str:
@@ -180,6 +180,19 @@ class Comparison:
     baseline: str | None
     differences: Sequence[Difference]
     notes: Sequence[Finding]
+
+    @cached_property
+    def metric_info(self) -> Metric:
+        """Title, unit and direction of the metric, as the runs agree in them."""
+        return self.info_of(self.metric)
+
+    def info_of(self, metric: str) -> Metric:
+        """Return title, unit and direction of any metric, as the runs agree in them."""
+        return self._describe(metric)
+
+    @cached_property
+    def _describe(self) -> Callable[[str], Metric]:
+        return metric_describer(run for summary in self.summaries for run in summary.group.runs)
 
     @property
     def direction_words(self) -> str:

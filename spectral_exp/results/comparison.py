@@ -30,7 +30,7 @@ from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.evaluations import evaluation_conditions, parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED, metric_info
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.run import Run, shared_metric_info
 
 _MAX_SHOWN = 5
 
@@ -67,24 +67,20 @@ def compare(
         raise UserError(
             "there is nothing to compare: no run was found, or none meets the conditions"
         )
-    parse_at(at)
-    lower = metric_info(metric).lower_is_better
-    if parse_evaluation(metric) is not None:
-        require(at == "final", "at", at, f"final for the evaluation {metric}")
-    if at == "best" and lower is None:
-        raise SettingError(
-            "at", at, f"final or a budget: of {metric} it is not known which values are better"
-        )
+    runs = [run for group in groups for run in group.runs]
+    lower = shared_metric_info(metric, runs).lower_is_better
+    _check_at(at, metric, lower)
     require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
-    if all(run.value(metric, at) is None for group in groups for run in group.runs):
+    if all(run.value(metric, at) is None for run in runs):
         raise UserError(_no_metric(metric, at, groups))
-    odd = checks.odd_ones_out([run for group in groups for run in group.runs])
+    odd = checks.odd_ones_out(runs)
     summaries = [summarize_group(group, metric, at, odd) for group in groups]
     base = _baseline(summaries, baseline, lower)
-    tested = [
-        _difference(base, other, None, metric, at) for other in summaries if other is not base
+    others = [summary for summary in summaries if summary is not base]
+    tested = [_difference(base, other, None, metric, at, lower) for other in others]
+    tested += [
+        _difference(a, b, part, metric, at, lower) for a, b, part in _ablations(summaries, base)
     ]
-    tested += [_difference(a, b, part, metric, at) for a, b, part in _ablations(summaries, base)]
     differences = correct_differences(tested, metric, at, margin)
     return Comparison(
         metric=metric,
@@ -95,6 +91,17 @@ def compare(
         differences=differences,
         notes=comparison_notes(at, summaries, differences, base, chosen=baseline, lower=lower),
     )
+
+
+def _check_at(at: str, metric: str, lower_is_better: bool | None) -> None:
+    """Raise SettingError if `at` is malformed, or the metric has no value there in any run."""
+    parse_at(at)
+    if parse_evaluation(metric) is not None:
+        require(at == "final", "at", at, f"final for the evaluation {metric}")
+    if at == "best" and lower_is_better is None:
+        raise SettingError(
+            "at", at, f"final or a budget: of {metric} it is not known which values are better"
+        )
 
 
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
@@ -148,10 +155,9 @@ def _ablations(
 
 
 def _difference(
-    a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
+    a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str, lower: bool | None
 ) -> tuple[Difference, Contrast]:
     """Return `b` minus `a`, not yet corrected for the number of differences, and its test."""
-    lower = metric_info(metric).lower_is_better
     used_a, used_b = (replace(s.group, runs=s.runs, strata=s.strata) for s in (a, b))
     pairs = pairs_by_seed(used_a, used_b)
     paired = len(pairs) >= statistics.MIN_RUNS

@@ -135,8 +135,10 @@ def comparison_tables(comparison: Comparison) -> Iterable[TextTable]:
 def _groups_table(comparison: Comparison, digits: int) -> TextTable:
     # Below four runs the interquartile mean is the mean.
     with_iqm = any(summary.iqm is not None for summary in comparison.summaries)
+    unit = comparison.metric_info.given_unit
     return TextTable(
-        f"{comparison.metric}, {moment(comparison.metric, comparison.at)}, "
+        f"{comparison.metric}{f' ({unit})' if unit else ''}, "
+        f"{moment(comparison.metric, comparison.at)}, "
         f"{comparison.direction_words}",
         ("group", "n", "mean", "95 % interval", "median", *(["IQM"] if with_iqm else [])),
         [

@@ -40,14 +40,7 @@ def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
     Raises:
         SettingError: the name has no usable character, or is too long.
     """
-    clean = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    require(bool(clean), "name", repr(name), "a name with at least one letter, digit or underscore")
-    require(
-        len(clean.encode()) <= _MAX_NAME_BYTES,
-        "name",
-        repr(name),
-        f"at most {_MAX_NAME_BYTES} bytes long",
-    )
+    clean = clean_name(name)
     commit = git_hash()
     second = datetime.now()
     while True:
@@ -57,6 +50,19 @@ def generate_experiment_id(name: str, parent: str | Path | None = None) -> str:
         if not taken and _claim(stamped):
             return experiment_id
         second += timedelta(seconds=1)
+
+
+def clean_name(name: str) -> str:
+    """Return the name of an experiment as ids contain it.
+
+    Raises:
+        SettingError: the name has no usable character, or is too long.
+    """
+    clean = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    require(bool(clean), "name", repr(name), "a name with at least one letter, digit or underscore")
+    allowed = f"at most {_MAX_NAME_BYTES} bytes long"
+    require(len(clean.encode()) <= _MAX_NAME_BYTES, "name", repr(name), allowed)
+    return clean
 
 
 def _claim(stamped: str) -> bool:

@@ -22,6 +22,7 @@ WANDB_FOLDER = "wandb"
 CONFIG_NAME = "config.json"
 RESULTS_NAME = "results.json"
 GIT_DIFF_NAME = "git_diff.patch"
+OWN_CODE_NAME = "code.zip"
 LOCK_NAME = "run.lock"
 BACKUP_NAME = "backup.json"
 NOTES_NAME = "notes.json"
@@ -82,6 +83,7 @@ class RunPaths:
         self.config_file = self.root / CONFIG_NAME
         self.results_file = self.root / RESULTS_NAME
         self.git_diff_file = self.root / GIT_DIFF_NAME
+        self.own_code_file = self.root / OWN_CODE_NAME
         self.lock_file = self.root / LOCK_NAME
         self.backup_file = self.root / BACKUP_NAME
         self.notes_file = self.root / NOTES_NAME

@@ -8,7 +8,9 @@ values are better.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from spectral_exp.runs.evaluations import EvaluationMetric, parse_evaluation
@@ -32,6 +34,7 @@ class Metric:
         words: name of the metric within a sentence, with its unit.
         is_timing: whether the metric depends on the load of the machine.
         is_per_token: whether the metric depends on the amount of text per token.
+        given_unit: the unit that a run gives it; empty for that of the catalogue.
     """
 
     title: str
@@ -42,6 +45,7 @@ class Metric:
     words: str = ""
     is_timing: bool = False
     is_per_token: bool = False
+    given_unit: str = ""
 
     @property
     def axis_label(self) -> str:
@@ -65,12 +69,11 @@ class Metric:
 
 METRICS = {
     "loss": Metric(
-        "Loss", "loss (nats / token)", False, "lower", "training",
-        "training loss (nats per token)", is_per_token=True,
+        "Loss", "loss", False, "lower", "training", "training loss", is_per_token=True
     ),
     "val_loss": Metric(
-        "Validation loss", "loss (nats / token)", False, "lower", "validation",
-        "validation loss (nats per token)", is_per_token=True,
+        "Validation loss", "loss", False, "lower", "validation", "validation loss",
+        is_per_token=True,
     ),
     "learning_rate": Metric("Learning rate", "step size", False, None, "training"),
     "perplexity": Metric(
@@ -123,10 +126,15 @@ _UNIT_SUFFIXES = {
     "_mb": "MB",
     "_gb": "GB",
     "_bpb": "bits / byte",
-    "_loss": "nats / token",
+    "_loss": "loss",
 }
 
 _GPU_SUFFIXES = {"_w": "W", "_c": "°C"}
+
+LANGUAGE_MODEL_UNITS: Mapping[str, str] = MappingProxyType(
+    {"loss": "nats / token", "val_loss": "nats / token"}
+)
+"""Units of metrics of this package's training, whose names mean other things elsewhere."""
 
 USE = ("device_s", "cpu_s")
 """Seconds that a run used a device and the processors, which other load changes little."""
@@ -135,8 +143,40 @@ DERIVED = ("train_s", "tokens", "n_parameters", "tokens_per_s", "steps", "flops"
 """Metrics that `Run.value` computes; the others were logged."""
 
 
-def metric_info(name: str) -> Metric:
-    """Return the properties of a metric; for an unknown one, a title and the unit of its suffix."""
+_PREFIXES_OF_KNOWN = ("best_", "val_", "test_")
+_SECTIONS = {"train": "", "val": "val_", "valid": "val_", "eval": "val_", "test": "val_"}
+_NO_UNITS: Mapping[str, str] = MappingProxyType({})
+_NO_DIRECTIONS: Mapping[str, Direction] = MappingProxyType({})
+
+
+def metric_info(
+    name: str,
+    units: Mapping[str, str] = _NO_UNITS,
+    better: Mapping[str, Direction] = _NO_DIRECTIONS,
+) -> Metric:
+    """Return the properties of a metric; for an unknown one, a title and the unit of its suffix.
+
+    Args:
+        name: of the metric; `train/loss` is a `loss`, and `val/loss` a `val_loss`.
+        units: unit by name of metric, also of the one without `best_`, `val_` or `test_`.
+        better: direction by name of metric, likewise.
+    """
+    section, slash, rest = name.partition("/")
+    usual = f"{_SECTIONS[section]}{rest}" if slash and section in _SECTIONS else name
+    info = _known_metric(usual)
+    if usual != name:
+        info = replace(info, title=name, words="")
+    names = [name, usual, *(usual.removeprefix(prefix) for prefix in _PREFIXES_OF_KNOWN)]
+    unit = next((units[each] for each in names if each in units), "")
+    direction = next((better[each] for each in names if each in better), info.direction)
+    if unit:
+        shown = f"loss ({unit})" if info.unit == "loss" else unit
+        words = f"{info.words or name} ({unit.replace(' / ', ' per ')})"
+        return replace(info, unit=shown, words=words, direction=direction, given_unit=unit)
+    return info if direction == info.direction else replace(info, direction=direction)
+
+
+def _known_metric(name: str) -> Metric:
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
     if (evaluation := parse_evaluation(name)) is not None:
@@ -161,10 +201,10 @@ def metric_info(name: str) -> Metric:
                 words=words,
                 is_per_token=known.is_per_token,
             )
-    for prefix in ("best_", "val_"):
+    for prefix in _PREFIXES_OF_KNOWN:
         known = METRICS.get(rest := name.removeprefix(prefix)) or _WITHOUT_PANEL.get(rest)
         if rest != name and known is not None:
-            kind: Kind | None = "validation" if prefix == "val_" else known.kind
+            kind: Kind | None = known.kind if prefix == "best_" else "validation"
             return replace(
                 shown, direction=known.direction, kind=kind, is_per_token=known.is_per_token
             )
@@ -181,7 +221,9 @@ def _evaluated(evaluation: EvaluationMetric) -> Metric:
     )
     read = "" if evaluation.stride == evaluation.block_size else f", {evaluation.stride} further"
     words = f"{what} of {evaluation.text} in windows of {evaluation.block_size:,} tokens{read}"
-    return replace(known, title=words[:1].upper() + words[1:], words=words)
+    title = words[:1].upper() + words[1:]
+    unit = "loss (nats / token)" if evaluation.number == "loss" else known.unit
+    return replace(known, title=title, unit=unit, words=words)
 
 
 def _system_words(name: str) -> str:

@@ -34,7 +34,7 @@ RUN_MARKERS = (
 """Each of these files shows that a folder is a run directory."""
 _OWN_FILES = {
     *_RECORDS, layout.LOCK_NAME, layout.BACKUP_NAME, layout.NOTES_NAME,
-    layout.EVALUATIONS_NAME, layout.GIT_DIFF_NAME,
+    layout.EVALUATIONS_NAME, layout.GIT_DIFF_NAME, layout.OWN_CODE_NAME,
     layout.RUN_LOG_NAME, layout.LOGS_FOLDER, layout.CHECKPOINTS_FOLDER, layout.HYDRA_FOLDER,
     layout.TOKENIZER_FOLDER, layout.VISUALIZATIONS_FOLDER, layout.PROFILE_FOLDER,
 }  # fmt: skip

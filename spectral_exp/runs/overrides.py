@@ -9,9 +9,9 @@ from typing import Any
 
 PLACE = (
     "resume", "outputs", "backup_url", "experiment_id", "sweep", "search", "hydra", "distributed",
-    "mirrors", "alerts",
+    "mirrors", "alerts", "packages",
 )  # fmt: skip
-"""Settings that say where a run takes place: its folders, copies, processes and messages."""
+"""Settings that say where a run takes place: its folders, copies, processes, messages and code."""
 
 WATCHING = (
     "monitoring.backup",

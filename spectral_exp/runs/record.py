@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.json_text import parse_object, read_object
@@ -121,6 +121,12 @@ class Parent(Ancestor, total=False):
     ancestors: list[Ancestor]
 
 
+_UNIT = Matching(
+    r"[^\x00-\x1f\x7f-\x9f$\\{}<>&\"'\u2028-\u202e\u2066-\u2069\ud800-\udfff]{1,60}",
+    "a text of at most 60 characters, without control characters and any of $ \\ { } < > & \" '",
+)
+
+
 class ConfigRecord(TypedDict, total=False):
     """The content of `config.json`. Sections that are null are absent."""
 
@@ -139,6 +145,8 @@ class ConfigRecord(TypedDict, total=False):
     packages: dict[str, str]
     attempts: list[Attempt]
     parent: Parent
+    units: dict[str, Annotated[str, _UNIT]]
+    better: dict[str, Literal["lower", "higher"]]
     crc32: str
 
 
@@ -346,6 +354,18 @@ def parse_lock_owner(content: bytes) -> LockOwner | None:
     if owner is None or not (owner["host"] + owner["since"]).isprintable():
         return None
     return cast("LockOwner", owner)
+
+
+def check_units(units: Mapping[str, str]) -> dict[str, str]:
+    """Return units of metrics by name, which label axes and stand in tables.
+
+    Raises:
+        SettingError: a unit is not a short text.
+    """
+    kind, unused = Annotated[str, _UNIT], Findings("units")
+    wrong = {name: unit for name, unit in units.items() if not is_of(kind, unit, unused, name)}
+    require(not wrong, "units", wrong, f"{_UNIT.words} for each metric")
+    return dict(units)
 
 
 def known_settings(

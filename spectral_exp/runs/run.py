@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,13 @@ from spectral_exp.runs.budget import Budget, parse_at
 from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.marks import NO_MARKS, Marks
-from spectral_exp.runs.metric_names import DERIVED, USE, metric_info
+from spectral_exp.runs.metric_names import (
+    DERIVED,
+    LANGUAGE_MODEL_UNITS,
+    USE,
+    Metric,
+    metric_info,
+)
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.planned import TRAINING_PASSES, planned_steps
 
@@ -88,7 +94,7 @@ class Run:
         parts: part (embedding, attention, mlp, optimizer, loss or size) -> name in the ablation
             grid, if known.
         record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts,
-            command, overrides.
+            command, overrides, units, better.
         results: `results.json`, non-finite numbers restored.
         config_hash: hash of the settings that define the experiment (see `parts.config_hash`).
         problems: a sentence for each part that could not be read.
@@ -173,6 +179,16 @@ class Run:
         """Seconds of training in `results.json`, without evaluation and waiting for monitoring."""
         return _as_float(self._total("train_s"))
 
+    @functools.cached_property
+    def is_language_model(self) -> bool:
+        """Whether the run is one of this package's training command."""
+        return _is_of_training_command(self.settings)
+
+    def metric_info(self, metric: str) -> Metric:
+        """Return the properties of a metric, with the unit and the direction that it has here."""
+        units = recorded_units(self.record, self.settings)
+        return metric_info(metric, units, _section(self.record, "better"))
+
     @property
     def metrics(self) -> Mapping[str, MetricSummary]:
         """The summary of every logged metric by name."""
@@ -234,7 +250,7 @@ class Run:
             if summary is None or (self.finished and reported is not None):
                 return reported
             return summary.final
-        lower_is_better = metric_info(metric).lower_is_better
+        lower_is_better = self.metric_info(metric).lower_is_better
         if lower_is_better is None:
             return None
         if summary is None:
@@ -359,6 +375,70 @@ class Run:
     @functools.cached_property
     def _summaries(self) -> dict[str, MetricSummary]:
         return {name: MetricSummary.of(series) for name, series in self._metric_file.series.items()}
+
+
+def usual_metric(runs: Iterable[Run]) -> str:
+    """Return the metric in which runs are compared unless another is named.
+
+    The first that any run has of `val_bpb`, `val_loss`, another metric of validation, `loss`, and
+    any other metric of which it is known which values are better.
+    """
+    runs = list(runs)
+    describe = metric_describer(runs)
+    reported = (name for run in runs for name in _section(run.results, "final_metrics"))
+    names = dict.fromkeys([*(name for run in runs for name in run.metrics), *reported])
+    known = {name: info for name in names if (info := describe(name)).direction is not None}
+    ranked = [
+        ["val_bpb", "val_loss"],
+        [name for name, info in known.items() if info.kind == "validation"],
+        ["loss"],
+        [name for name, info in known.items() if info.kind not in ("machine", "cost")],
+    ]
+    candidates = (name for group in ranked for name in group if name in names)
+    return next(candidates, "val_bpb")
+
+
+def shared_metric_info(metric: str, runs: Iterable[Run]) -> Metric:
+    """Return the properties of a metric with the unit and direction in which the runs agree.
+
+    Runs without the metric do not count.
+    """
+    return metric_describer(runs)(metric)
+
+
+def metric_describer(runs: Iterable[Run]) -> Callable[[str], Metric]:
+    """Return the function from metrics to `shared_metric_info(metric, runs)`.
+
+    Runs with equal units and directions are described once, so many metrics of many runs are cheap.
+    """
+    alike: dict[Any, list[Run]] = {}
+    for run in runs:
+        given = [_section(run.record, name) for name in ("units", "better")]
+        key = (run.is_language_model, *(tuple(sorted(section.items())) for section in given))
+        alike.setdefault(key, []).append(run)
+
+    def describe(metric: str) -> Metric:
+        infos = {}
+        for same in alike.values():
+            if len(alike) == 1 or any(run.value(metric) is not None for run in same):
+                info = same[0].metric_info(metric)
+                infos[info.unit, info.direction] = info
+        return infos.popitem()[1] if len(infos) == 1 else metric_info(metric)
+
+    return describe
+
+
+def recorded_units(record: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the units of a run's metrics by name, from its record and its flat settings."""
+    usual = LANGUAGE_MODEL_UNITS if _is_of_training_command(settings) else {}
+    return {**usual, **_section(record, "units")}
+
+
+def _is_of_training_command(settings: Mapping[str, Any]) -> bool:
+    return any(
+        name.endswith("._target_") and str(value).startswith("spectral_exp.")
+        for name, value in settings.items()
+    )
 
 
 def summarize_speeds(series: Series) -> list[float]:

@@ -66,6 +66,7 @@ class Plan:
 
     def __init__(self, command: CommandLine, composer: Composer) -> None:
         self._composer = composer
+        self._config_dir = command.config_dir
         settings = _own_settings(command.overrides)
         study, _, block = settings.get("study", "").partition(":")
         blocks = [list(command.overrides)]
@@ -121,7 +122,7 @@ class Plan:
         Raises:
             UserError: they have mistakes.
         """
-        _check(self._compose(self.examples))
+        _check(self._compose(self.examples), self._config_dir)
 
     def job_arguments(self, job: PlannedJob) -> list[str]:
         """Return the overrides with which a launcher runs a job, without those of Hydra."""
@@ -170,7 +171,7 @@ class Plan:
             if not self._is_over(planned[overrides], folders.get(planned[overrides], ""))
         ]
         if not are_proposals:
-            _check(unchecked)
+            _check(unchecked, self._config_dir)
         searched = (name for search in self.searches for name in search.searched)
         swept = list(dict.fromkeys([*swept_settings(requested), *searched]))
         added = []
@@ -301,7 +302,7 @@ def _refuse_equal_hashes(
             )
 
 
-def _check(jobs: Sequence[Job]) -> None:
+def _check(jobs: Sequence[Job], config_dir: str | None) -> None:
     """Build every job on trial. Raises one UserError with all mistakes."""
     if not jobs:
         return
@@ -314,8 +315,7 @@ def _check(jobs: Sequence[Job]) -> None:
     if problems:
         raise UserError("\nerror: ".join(problems))
     for job in jobs:
-        # A recorded place is in the configuration only if the user has named it before.
-        trust.remember_places(job.config)
+        trust.remember_choices(job.config, config_dir)
 
 
 def _arguments_to_continue(command: CommandLine, name: str) -> list[str]:

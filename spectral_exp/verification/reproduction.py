@@ -232,7 +232,7 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
         *PLACE, "monitoring.backup", "monitoring.companion", "monitoring.system", SETTING
     )  # fmt: skip
     # The number of processes may change the last bits.
-    kept = [o for o in first["overrides"] if is_among(setting_of(o), ("distributed",))]
+    kept = [o for o in first["overrides"] if is_among(setting_of(o), ("distributed", "packages"))]
     kept += [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]
     processes = first.get("processes", 1)
     overrides = [*kept, f"distributed.nproc={processes}"] if processes > 1 else kept
@@ -243,13 +243,15 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
             "be repeated from its record"
         )
     # The overrides of a sweep's job include its name and seed.
-    from spectral_exp.config.command_line import quote, trusted_overrides
+    from spectral_exp.config.command_line import known_search, quote, trusted_overrides
 
-    if search := first.get("search"):
+    search = first.get("search") or []
+    known = known_search(search) if search else {}
+    if known is None:
         raise UserError(
             "the run was made with configuration files from elsewhere "
-            f"({' '.join(map(str, search))}), which its record does not hold; train it with its "
-            "own command"
+            f"({' '.join(map(str, search))}), which its record does not hold and you have not used "
+            "on this machine; train it with its own command"
         )
     files = _text_settings(run, record)
     overrides = [
@@ -258,7 +260,8 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     overrides += [f"{key}={quote(path)}" for key, path in files.items()]
     if (address := _parent_address(run, record)) is not None:
         overrides.append(f"{SETTING}={quote(address)}")
-    return [*overrides, f"hydra.run.dir={quote(str(output.absolute()))}"]
+    flags = [word for pair in known.items() for word in pair]
+    return [*flags, *overrides, f"hydra.run.dir={quote(str(output.absolute()))}"]
 
 
 def _parent_address(run: Path, record: Mapping[str, Any]) -> str | None:

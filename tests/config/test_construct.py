@@ -61,7 +61,7 @@ def test_constructor_errors_carry_the_path() -> None:
 )
 def test_targets_outside_the_package_and_torch_are_refused(target: str) -> None:
     (problem,) = problems_of({"_target_": target})
-    assert "must lie in spectral_exp or torch" in problem
+    assert "must lie in spectral_exp, torch or a package that you name" in problem
 
 
 def test_missing_target_is_reported() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def sentencepiece() -> Any:
     return backend
 
 
-KINDS = {"byte level": byte_level, "sentencepiece": sentencepiece}
+KINDS: dict[str, Callable[[], Any]] = {"byte level": byte_level, "sentencepiece": sentencepiece}
 
 
 @pytest.fixture(scope="module", params=KINDS)

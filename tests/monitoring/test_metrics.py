@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.core.errors import SettingError, UserError
@@ -336,3 +336,34 @@ def test_forgotten_loggers_close_their_files(tmp_path: Path) -> None:
     for number in range(20):
         MetricsLogger(tmp_path / str(number)).log_metrics(1, {"loss": 1.0})
     assert len(list(open_files.iterdir())) == before
+
+
+@given(st.recursive(st.floats(allow_nan=False), lambda x: st.dictionaries(st.text("ab"), x)))
+@example({"a": {"b": 1.0}, "c": {"b": {"a": 2.0}}})
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nested_metrics_get_joined_names(tmp_path: Path, value: Any) -> None:
+    def leaves(value: Any, above: str) -> dict[str, Any]:
+        if not isinstance(value, dict) or not value:
+            return {above: value}
+        return {
+            name: leaf
+            for key, inner in value.items()
+            for name, leaf in leaves(inner, f"{above}/{key}").items()
+        }
+
+    expected = leaves(value, "m")
+    with MetricsLogger(Path(tempfile.mkdtemp(dir=tmp_path))) as logger:
+        logger.log_metrics(1, {"m": value})
+        (entry,) = logger.load_metrics()
+    del entry["step"], entry["timestamp"]
+    assert entry == expected
+
+
+def test_metrics_that_are_equal_once_joined_are_refused(tmp_path: Path) -> None:
+    logger = MetricsLogger(tmp_path)
+    with pytest.raises(SettingError, match="a/b"):
+        logger.log_metrics(1, {"a/b": 1.0, "a": {"b": torch.tensor(2.0)}})
+    inside: dict[str, Any] = {"x": 1.0}
+    inside["self"] = inside
+    logger.log_metrics(2, {"a": inside})
+    assert logger.load_metrics()[0]["a/x"] == 1.0

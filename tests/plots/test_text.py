@@ -8,7 +8,7 @@ import pytest
 from spectral_exp.plots.series_styles import short_labels, style_series
 from spectral_exp.plots.text import ShortNumbers, printable, short_number, token_text
 from spectral_exp.plots.theme import LIGHT
-from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS, metric_info
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_labels_lose_their_time_stamp_only_if_they_stay_distinct() -> None:
     ],
 )
 def test_axes_show_title_and_unit_once(name: str, label: str) -> None:
-    assert metric_info(name).axis_label == label
+    assert metric_info(name, LANGUAGE_MODEL_UNITS).axis_label == label
 
 
 def test_each_keeps_its_look_in_whichever_company() -> None:

@@ -17,6 +17,8 @@ from spectral_exp.runs.metric_names import DERIVED, METRICS, machine_metrics, me
         ("val_perplexity", "lower", "validation"),
         ("accuracy", "higher", "training"),
         ("val_accuracy", "higher", "validation"),
+        ("test_accuracy", "higher", "validation"),
+        ("test_bpb", "lower", "validation"),
         ("tokens_per_s", "higher", "cost"),
         ("train_s", "lower", "cost"),
         ("learning_rate", None, "training"),
@@ -69,3 +71,29 @@ def test_system_metrics_have_titles_and_units() -> None:
         ("GPU 1 x", "°C"),
     ]
     assert metric_info("val_c").unit == "value"
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "direction", "kind"),
+    [
+        ("train/loss", "loss", "lower", "training"),
+        ("val/loss", "loss", "lower", "validation"),
+        ("eval/accuracy", "value", "higher", "validation"),
+        ("critic/loss", "value", None, None),
+        ("val/", "value", None, None),
+    ],
+)
+def test_metrics_of_a_section(
+    name: str, unit: str, direction: str | None, kind: str | None
+) -> None:
+    metric = metric_info(name)
+    assert (metric.unit, metric.direction, metric.kind) == (unit, direction, kind)
+    assert metric.title.lower() == name
+
+
+def test_units_and_directions_may_be_given() -> None:
+    metric = metric_info("val_loss", {"loss": "MSE"}, {"psnr": "higher"})
+    assert metric.axis_label == "validation loss (MSE)"
+    assert metric.words == "validation loss (MSE)"
+    assert metric_info("psnr", {"psnr": "dB"}, {"psnr": "higher"}).lower_is_better is False
+    assert metric_info("best_psnr", {}, {"psnr": "higher"}).direction == "higher"

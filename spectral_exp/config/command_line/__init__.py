@@ -18,10 +18,14 @@ from spectral_exp.config.command_line.grammar import text_of as text_of
 from spectral_exp.config.command_line.groups import help_text as help_text
 from spectral_exp.config.command_line.hydra_errors import as_user_errors as as_user_errors
 from spectral_exp.config.command_line.hydra_errors import describe as describe
+from spectral_exp.config.command_line.hydra_folder import (
+    write_hydra_folder as write_hydra_folder,
+)
 from spectral_exp.config.command_line.jobs import JOB_NAME as JOB_NAME
 from spectral_exp.config.command_line.jobs import Composer as Composer
 from spectral_exp.config.command_line.jobs import Job as Job
 from spectral_exp.config.command_line.jobs import open_composer as open_composer
+from spectral_exp.config.command_line.recorded import known_search as known_search
 from spectral_exp.config.command_line.recording import (
     list_changed_settings as list_changed_settings,
 )

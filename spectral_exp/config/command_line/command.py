@@ -68,9 +68,9 @@ class CommandLine:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--config-name", "-cn", default="config")
         parser.add_argument("--config-dir", "-cd")
-        known, _ = parser.parse_known_args(arguments)
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
         if has_unknown_arguments(arguments):
+            known, _ = parser.parse_known_args(arguments)
             with open_composer(known.config_name, known.config_dir) as composer:
                 problems = composer.suggestions().check_arguments(arguments)
             raise UserError("\nerror: ".join(problems))
@@ -90,13 +90,14 @@ class CommandLine:
         multirun = requests_sweep(arguments)
         overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_fetched_starts(overrides)
-        overrides = _with_recorded_overrides(overrides, flags, multirun)
+        overrides, found = _with_recorded_overrides(overrides, flags, multirun)
+        located, _ = parser.parse_known_args([*flags, *found])
         return cls(
-            flags=tuple(flags),
+            flags=(*flags, *found),
             overrides=tuple(overrides),
             multirun=multirun,
-            config_name=known.config_name,
-            config_dir=known.config_dir,
+            config_name=located.config_name,
+            config_dir=located.config_dir,
             informs_only=informs_only,
         )
 
@@ -160,15 +161,16 @@ def _names_sweep(override: str) -> bool:
     return setting_of(key) in SWEEP_SETTINGS and bool(sign) and value not in ("", "null")
 
 
-def _with_recorded_overrides(overrides: list[str], flags: list[str], multirun: bool) -> list[str]:
-    """Return the recorded overrides of the run that `resume=` names, followed by `overrides`.
-
-    The later ones win.
+def _with_recorded_overrides(
+    overrides: list[str], flags: list[str], multirun: bool
+) -> tuple[list[str], list[str]]:
+    """Return the recorded overrides of the run that `resume=` names, followed by `overrides`, which
+    win, and its recorded flags.
     """
     given = [o for o in overrides if setting_of(o) == "resume" and "=" in o]
     resume = text_of(given[-1]) if given else ""
     if not resume:
-        return overrides
+        return overrides, []
     if multirun:
         raise UserError(
             f"resume={resume} continues one run and cannot be part of a sweep; leave out "

@@ -16,9 +16,10 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from spectral_exp.config import trust
+from spectral_exp.config import packages, trust
 from spectral_exp.config.command_line.grammar import (
     MAX_TEXT,
+    format_value,
     is_interpolated,
     is_readable,
     parse,
@@ -57,9 +58,14 @@ def trusted_overrides(
             parsed = parse(override)
         except UserError:
             raise _needs_consent(override, run, "cannot be read") from None
+        key = str(parsed.key_or_group)
+        if key == packages.SETTING and not parsed.is_sweep_override():
+            places, foreign = packages.resolve_recorded(strings_in(parsed.value()))
+            if not foreign:
+                kept.append(f"{key}={format_value(places)}")
+                continue
         if reason := _reason_for_consent(parsed, files):
             raise _needs_consent(override, run, reason)
-        key = str(parsed.key_or_group)
         if key in _BACKUP_KEYS and parsed.value() is not None:
             url = str(parsed.value())
             if not trust.may_back_up(url, source):
@@ -92,6 +98,8 @@ def _reason_for_consent(parsed: Override, files: Collection[str]) -> str | None:
         return "changes Hydra"
     if parsed.is_sweep_override():
         return "is a sweep"
+    if key.split(".")[0] == packages.SETTING and value is not None:
+        return "names packages that you have not used on this machine"
     if is_interpolated(value):
         return "is computed from something else"
     is_group = "/" in key or ("." not in key and key not in _top_settings())

@@ -37,8 +37,9 @@ _FLAT_LIST = re.compile(r"\[\]\n?|(?:(?:- ['\"\w~+]|  ).*(?:\n|$)|\n)*")
 
 def arguments_to_resume(
     resume: str, overrides: Sequence[str], flags: Sequence[str], source: str
-) -> list[str]:
-    """Return the overrides that continue a run: its recorded ones, then `overrides`, which win.
+) -> tuple[list[str], list[str]]:
+    """Return the overrides that continue a run, its recorded ones before those given, which win,
+    and the flags that locate its configuration files.
 
     Defaults that have changed since the run was recorded come first.
 
@@ -58,7 +59,7 @@ def arguments_to_resume(
             "outputs/<run>, or the URL of its backup, for example s3://bucket/folder/<run>"
         )
     record = _record(paths, resume)
-    _refuse_forgotten_search(record, overrides, flags, resume)
+    search = _recorded_search(record, overrides, flags, resume)
     given = tuple(setting_of(override) for override in overrides)
     files = [
         key
@@ -79,7 +80,7 @@ def arguments_to_resume(
         f"experiment_id={quote(paths.root.resolve().name)}",
         f"hydra.run.dir={quote(resume)}",
     ]
-    return [*defaults, *kept, *moved, *overrides, *place]
+    return [*defaults, *kept, *moved, *overrides, *place], search
 
 
 def _record(paths: RunPaths, resume: str) -> dict[str, Any]:
@@ -146,15 +147,19 @@ def _absolute_paths(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str,
     return {key: path for key, path in found.items() if path is not None}
 
 
-def _refuse_forgotten_search(
+def _recorded_search(
     record: Mapping[str, Any], overrides: Sequence[str], flags: Sequence[str], resume: str
-) -> None:
-    """Raise a UserError if the run used further configuration files that this command omits."""
+) -> list[str]:
+    """Return the recorded flags that locate further configuration files and are not given again.
+
+    Raises:
+        UserError: there are such files, and the user has not named their folder on this machine.
+    """
     attempts = record.get("attempts")
     last = attempts[-1] if isinstance(attempts, list) and attempts else None
     search = last.get("search") if isinstance(last, Mapping) else None
     if not isinstance(search, list) or not search:
-        return
+        return []
     given = {flag.partition("=")[0] for flag in flags} | {
         setting_of(override) for override in overrides
     }
@@ -165,6 +170,8 @@ def _refuse_forgotten_search(
     if SEARCH_PATH not in given and any(setting_of(str(item)) == SEARCH_PATH for item in search):
         wanted.append(SEARCH_PATH)
     if wanted:
+        if (known := known_search(search)) is not None:
+            return [word for flag in wanted for word in (flag, known[flag])]
         words = [printable(word, MAX_TEXT) for word in search]
         command = shlex.join(
             ["python", "-m", "spectral_exp.train", *words, f"resume={quote(resume)}"]
@@ -174,3 +181,20 @@ def _refuse_forgotten_search(
             f"({', '.join(wanted)}), which are not taken from a record; if you trust the run, name "
             f"them again: {command}"
         )
+    return []
+
+
+def known_search(search: Sequence[Any]) -> dict[str, str] | None:
+    """Return recorded search arguments by their flags, or None if the user has to name them again.
+
+    They count if they name one folder, in which the user has had configuration files before.
+    """
+    names = dict(zip(search[::2], search[1::2], strict=False))
+    words = [word for pair in names.items() for word in pair]
+    folder = names.get("--config-dir")
+    is_plain = words == list(search) and all(isinstance(word, str) for word in search)
+    if not is_plain or not names.keys() <= {*_SEARCH_FLAGS} or folder is None:
+        return None
+    if not re.fullmatch(r"[\w-]+", names.get("--config-name", "config")):
+        return None
+    return names if trust.is_known_config_dir(folder) else None

@@ -15,9 +15,10 @@ from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.monitoring.checkpoint.failures import SaveFailures
 from spectral_exp.monitoring.checkpoint.folder import CheckpointFolder
 from spectral_exp.monitoring.checkpoint.loader import CheckpointLoader
+from spectral_exp.monitoring.checkpoint.loading import CheckpointLoading
 from spectral_exp.monitoring.checkpoint.policy import SaveSchedule
 from spectral_exp.monitoring.checkpoint.save import Save, SaveReport, StateCapture, saving
-from spectral_exp.monitoring.checkpoint.state import HasState, LiveState
+from spectral_exp.monitoring.checkpoint.state import HasState, LiveState, Models, Optimizers
 from spectral_exp.monitoring.checkpoint.store import CheckpointStore
 from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.wrappers import unwrap
@@ -25,12 +26,11 @@ from spectral_exp.runs import layout
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointManager(Component):
+class CheckpointManager(CheckpointLoading, Component):
     """Saves, finds and removes the checkpoints of one run, which has one writer at a time.
 
     By default saving is synchronous: when the call returns, the file, its sidecar with size and
@@ -123,7 +123,6 @@ class CheckpointManager(Component):
         self.reports: list[SaveReport] = []
         """The durable saves, in order."""
         self.durable_step = 0
-        """The newest step known to be durable: saved or loaded by this manager."""
         self._schedule = SaveSchedule(save_interval, max_overhead, keep_every_n_steps)
         self._capture = StateCapture()
         self._writer = BackgroundThread("checkpoint writer")
@@ -181,7 +180,7 @@ class CheckpointManager(Component):
 
     # --- saving ----------------------------------------------------------------------------------
 
-    def prepare(self, model: nn.Module, optimizer: HasState) -> None:
+    def prepare(self, model: Models, optimizer: Optimizers) -> None:
         """Allocate the memory for background saves, so that the first one need not wait for it.
 
         Call it when the optimizer has its state, after the first step. Without `background` it does
@@ -191,17 +190,20 @@ class CheckpointManager(Component):
             return
         from spectral_exp.monitoring.checkpoint.staging import storages_of_state
 
-        storages = storages_of_state([unwrap(model).state_dict(), optimizer.state_dict()])
+        live = LiveState(0, model, optimizer, (), {})
+        sources = [*map(unwrap, live.models.values()), *live.optimizers.values()]
+        storages = storages_of_state([source.state_dict() for source in sources])
         self._writer.start(lambda: self._capture.reserve(storages))
 
     def save_checkpoint(
         self,
         step: int,
-        model: nn.Module,
-        optimizer: HasState,
+        model: Models,
+        optimizer: Optimizers,
         loss_history: Sequence[float] | torch.Tensor,
         config: Mapping[str, Any],
         *,
+        states: Mapping[str, HasState] | None = None,
         extra: Mapping[str, Any] | None = None,
         is_best: bool = False,
     ) -> str:
@@ -210,10 +212,13 @@ class CheckpointManager(Component):
         Args:
             step: step just finished.
             model: its state is saved without the wrappers of data parallelism and compilation.
-            optimizer: saved by its `state_dict()`.
+                Several are given by name: `{"generator": g, "critic": c}`.
+            optimizer: saved by its `state_dict()`. Several are given by name.
             loss_history: one loss per step; the load methods return it as a list.
             config: for readers, with secrets redacted; objects other than numbers and strings are
                 kept as text.
+            states: everything else with a `state_dict()` by name: schedulers, a `GradScaler`,
+                averaged weights. Their states are under the entry `states`.
             extra: further entries beside the standard ones, e.g. random number states; texts in
                 them are kept without secrets.
             is_best: mark it as the best so far. Such a save is not skipped: it waits for the one in
@@ -224,10 +229,12 @@ class CheckpointManager(Component):
             `enabled` is false, the disk failed, or another save is in progress.
 
         Raises:
-            SettingError: `extra` uses a standard key.
+            SettingError: `extra` uses a standard key, or a part has no name or no state.
             TypeError: the state holds objects that cannot be loaded safely.
         """
-        live = LiveState(step, model, optimizer, loss_history, config, extra or {}, is_best)
+        live = LiveState(
+            step, model, optimizer, loss_history, config, extra or {}, is_best, states or {}
+        )
         step = live.step
         if not self.enabled:
             return ""
@@ -413,84 +420,3 @@ class CheckpointManager(Component):
         self._schedule.record_failure()
         if self._failures.lacks_memory:
             self._capture.release_memory()
-
-    # --- loading ---------------------------------------------------------------------------------
-
-    def load_latest_checkpoint(
-        self,
-        map_location: str | torch.device = "cpu",
-        *,
-        history_as_array: bool = False,
-        mapped: bool = False,
-    ) -> dict[str, Any] | None:
-        """Return the most recent intact checkpoint, or None if there is no checkpoint.
-
-        The first candidate is that of `checkpoint_latest.pt`. If it is provably damaged, the one
-        before is loaded with a warning, and the damaged one is renamed to `.corrupt`, unless this
-        manager only reads or another process owns the run. Any other failure changes nothing.
-
-        Args:
-            map_location: device for its tensors; with `mapped` they stay in the file.
-            history_as_array: return `loss_history` as an `array("d")`, which takes a tenth of the
-                time of a list.
-
-        Raises:
-            UserError: a checkpoint cannot be read for another reason than damage, such as memory or
-                permissions, or all of them are damaged. The message names the remedy.
-        """
-        return self._record_loaded(self._loader.load_latest(map_location, history_as_array, mapped))
-
-    def load_best_checkpoint(
-        self, map_location: str | torch.device = "cpu"
-    ) -> dict[str, Any] | None:
-        """Return the checkpoint of the best step, or None if it is missing or broken."""
-        return self._loader.load_best(map_location)
-
-    def load_checkpoint(
-        self, step: int, map_location: str | torch.device = "cpu", *, mapped: bool = False
-    ) -> dict[str, Any] | None:
-        """Return the checkpoint of `step`, or None if there is none.
-
-        A provably damaged one is also None, with a warning, and is renamed to `.corrupt` under the
-        conditions of `load_latest_checkpoint`.
-
-        Args:
-            step: step after which it was saved.
-            map_location, mapped: as for `load_latest_checkpoint`.
-
-        Returns:
-            The entries named in `CHECKPOINT_KEYS` and those given as `extra`; `loss_history` as a
-            list of floats.
-
-        Raises:
-            UserError: the file cannot be read for another reason than damage; nothing is changed.
-        """
-        return self._record_loaded(self._loader.load_step(whole_step(step), map_location, mapped))
-
-    @staticmethod
-    def load_weights(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
-        """Load a checkpoint's `model_state_dict` into a model with other wrappers.
-
-        Checkpoints name weights without the wrappers of data parallelism and `torch.compile`. A
-        model with compiled parts, as after `net.body = torch.compile(net.body)`, has other names.
-
-        Args:
-            model: of the same architecture, wrapped or not, as a whole or in parts.
-            state: the entry of the checkpoint.
-            strict: whether missing and unexpected names are errors.
-        """
-        from spectral_exp.monitoring.checkpoint.model_state import load_plain_state
-
-        load_plain_state(model, state, strict=strict)
-
-    def list_checkpoints(self) -> list[dict[str, Any]]:
-        """Return all checkpoints by ascending step.
-
-        Each has `step`, `path`, `size_mb`, `timestamp`, `is_latest` and `is_best`.
-        """
-        return self._loader.describe()
-
-    def _record_loaded(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
-        if state is not None:
-            self.durable_step = state["step"]  # training continues there, perhaps an earlier step
-        return state

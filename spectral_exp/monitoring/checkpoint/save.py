@@ -196,7 +196,7 @@ class StateCapture:
             save.capture(CheckpointState(live, losses, config))
             return
         _guard_optimizers()
-        is_guarded = isinstance(live.optimizer, Optimizer)
+        is_guarded = all(isinstance(one, Optimizer) for one in live.optimizers.values())
         at_once = self.copies_at_once or not is_guarded
         save.capture_copy(CheckpointState(live, losses, config), self._staging(), at_once)
 

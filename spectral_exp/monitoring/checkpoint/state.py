@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from spectral_exp.core.errors import require
 from spectral_exp.core.git import git_hash
@@ -28,6 +28,11 @@ CHECKPOINT_KEYS = (
 )
 """The entries of every checkpoint."""
 
+STATES_KEY = "states"
+"""The entry of further objects by name, if there are any."""
+
+T = TypeVar("T")
+
 
 class HasState(Protocol):
     """An optimizer, or any other object with such a `state_dict`."""
@@ -36,30 +41,49 @@ class HasState(Protocol):
         """Return the state, in containers of tensors and numbers."""
 
 
+Models: TypeAlias = "nn.Module | Mapping[str, nn.Module]"
+"""A model, or several by name."""
+
+Optimizers: TypeAlias = "HasState | Mapping[str, HasState]"
+"""An optimizer, or several by name."""
+
+
 @dataclass(frozen=True)
 class LiveState:
     """The objects whose state a checkpoint holds, as the caller passes them.
 
     Attributes:
         step: step just finished.
-        model: its weights are named as they are without wrappers.
-        optimizer: gives its `state_dict()`.
+        model: its weights are named as they are without wrappers. Several by name.
+        optimizer: gives its `state_dict()`. Several by name.
         loss_history: one loss per step.
         config: for readers.
         extra: further entries; texts in them are kept without secrets.
         is_best: whether it is the best state so far.
+        states: further objects by name, which may change at once.
     """
 
     step: int
-    model: nn.Module
-    optimizer: HasState
+    model: Models
+    optimizer: Optimizers
     loss_history: Sequence[float] | torch.Tensor
     config: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     is_best: bool = False
+    states: Mapping[str, HasState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step", whole_step(self.step))
+
+    @property
+    def models(self) -> Mapping[str, nn.Module]:
+        """The models by name; the only one without a name is called ""."""
+        return _by_name("model", self.model)
+
+    @property
+    def optimizers(self) -> Mapping[str, HasState]:
+        """The optimizers by name; the only one without a name is called ""."""
+        return _by_name("optimizer", self.optimizer)
 
 
 class CheckpointState:
@@ -89,42 +113,60 @@ class CheckpointState:
     def __init__(
         self, live: LiveState, loss_history: torch.Tensor, config: Mapping[str, Any]
     ) -> None:
-        from torch import nn
+        from spectral_exp.monitoring.checkpoint.portable import portable_state
 
-        from spectral_exp.monitoring.checkpoint.model_state import plain_state
-        from spectral_exp.monitoring.checkpoint.portable import aliased_state, portable_state
-
-        clash = [key for key in CHECKPOINT_KEYS if key in live.extra]
+        clash = [key for key in (*CHECKPOINT_KEYS, STATES_KEY) if key in live.extra]
         names = [name for name in live.extra if not isinstance(name, str)]
         require(not names, "extra", names, "a mapping from names, which are strings")
         require(not clash, "extra", clash, "without the names of a checkpoint's own entries")
         self.urgent: list[torch.Tensor] = []
         self.watched: list[torch.Tensor] = []
-        # Mappings of their own, whose values may be replaced.
-        weights = plain_state(live.model)
-        moments = dict(live.optimizer.state_dict())
+        self._names: list[str] = []
+        weights = {name: self._read_model(name, model) for name, model in live.models.items()}
+        self.n_weights = len(self.watched)
+        moments = {name: self._read_optimizer(one) for name, one in live.optimizers.items()}
+        states = {name: state_of(one) for name, one in named("states", live.states).items()}
+        self.entries: dict[str, Any] = {
+            "step": int(live.step),
+            "model_state_dict": weights.get("", weights),
+            "optimizer_state_dict": moments.get("", moments),
+            "loss_history": loss_history,
+            "config": config,
+            "timestamp": timestamp(),
+            "git_hash": git_hash(),
+            **({STATES_KEY: portable_state(states, STATES_KEY, self.urgent)} if states else {}),
+            **without_secrets(portable_state(live.extra, "extra", self.urgent)),
+        }
+
+    def _read_model(self, model_name: str, model: nn.Module) -> dict[str, Any]:
+        """Return the weights of a model: aliases of its parameters, and its present buffers."""
+        from torch import nn
+
+        from spectral_exp.monitoring.checkpoint.model_state import plain_state
+        from spectral_exp.monitoring.checkpoint.portable import aliased_state, portable_state
+
+        # A mapping of its own, whose values may be replaced.
+        weights = plain_state(model)
         buffers = {
             name: value for name, value in weights.items() if not isinstance(value, nn.Parameter)
         }
         learned = {name: value for name, value in weights.items() if name not in buffers}
         weights.update(aliased_state(learned, self.watched, self.urgent))
-        self.n_weights = len(self.watched)
-        self._names = list(learned)
-        weights.update(portable_state(buffers, "model_state_dict", self.urgent))
+        start = f"[{model_name!r}]" if model_name else ""
+        self._names += [f"{start}[{name!r}]" for name in learned]
+        weights.update(portable_state(buffers, f"model_state_dict{start}", self.urgent))
+        return weights
+
+    def _read_optimizer(self, optimizer: HasState) -> dict[str, Any]:
+        """Return the state of an optimizer: aliases of its moments, and its present settings."""
+        from spectral_exp.monitoring.checkpoint.portable import aliased_state, portable_state
+
+        moments = dict(optimizer.state_dict())
         settings = {name: value for name, value in moments.items() if name != "state"}
         if "state" in moments:
             moments["state"] = aliased_state(moments["state"], self.watched, self.urgent)
         moments.update(portable_state(settings, "optimizer_state_dict", self.urgent))
-        self.entries: dict[str, Any] = {
-            "step": int(live.step),
-            "model_state_dict": weights,
-            "optimizer_state_dict": moments,
-            "loss_history": loss_history,
-            "config": config,
-            "timestamp": timestamp(),
-            "git_hash": git_hash(),
-            **without_secrets(portable_state(live.extra, "extra", self.urgent)),
-        }
+        return moments
 
     def complete(self) -> list[torch.Tensor]:
         """Look at parameters and moments, and return all tensors of model and optimizer.
@@ -143,8 +185,38 @@ class CheckpointState:
         """Return the name of a watched tensor in messages."""
         for name, tensor in zip(self._names, self.watched, strict=False):
             if tensor is watched:
-                return f"model_state_dict[{name!r}]"
+                return f"model_state_dict{name}"
         return "a tensor of optimizer_state_dict"
+
+
+def state_of(source: HasState) -> dict[str, Any]:
+    """Return the state of an object; that of a model without the names of wrappers."""
+    from torch import nn
+
+    from spectral_exp.monitoring.checkpoint.model_state import plain_state
+
+    return plain_state(source) if isinstance(source, nn.Module) else source.state_dict()
+
+
+def named(argument: str, sources: Mapping[str, T]) -> Mapping[str, T]:
+    """Return objects with a state by name.
+
+    Raises:
+        SettingError: a name is no text or empty, or an object has no state.
+    """
+    wrong = [name for name in sources if not (isinstance(name, str) and name)]
+    require(not wrong, argument, wrong, "by names, which are texts")
+    lacking = [name for name, one in sources.items() if not hasattr(one, "state_dict")]
+    require(not lacking, argument, lacking, "objects with a state_dict")
+    return sources
+
+
+def _by_name(argument: str, source: T | Mapping[str, T]) -> Mapping[str, T]:
+    if isinstance(source, Mapping):
+        return named(argument, source)
+    allowed = "an object with a state_dict, or several in a mapping from names"
+    require(hasattr(source, "state_dict"), argument, type(source).__name__, allowed)
+    return {"": source}
 
 
 class KeptConfig:

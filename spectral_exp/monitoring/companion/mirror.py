@@ -124,6 +124,7 @@ class Mirror:
         self._metrics: MetricsFollower
         self._messages: LineFollower
         self._samples: list[content.Sample] = []
+        self._has_new_plots = True
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._status = ""
 
@@ -146,6 +147,8 @@ class Mirror:
             tracker = self._opened(is_over)
             if tracker is None:
                 return False
+            # A plot that came within one tick of the clock leaves the time of its folder as it was.
+            self._has_new_plots |= is_over
             is_more_waiting = self._send(tracker)
             if is_over and not is_more_waiting:
                 tracker.close(self._status or "interrupted")
@@ -250,7 +253,7 @@ class Mirror:
         points = [content.read_point(e) for e in update.entries if e["step"] > cursor.skipped_step]
         last_step = max([cursor.step, *(point.step for point in points)])
         is_more_waiting = self._read_samples() or update.is_behind
-        plots = content.new_plots(self._paths, cursor.plot)
+        plots = self._find_plots()
         is_more_waiting |= len(plots) > _PLOTS_PER_PUSH
         others: list[content.Sample | content.Plot] = [*self._samples, *plots[:_PLOTS_PER_PUSH]]
         for other in sorted(others, key=lambda other: other.step):
@@ -277,6 +280,15 @@ class Mirror:
         found = {sample.step: sample for sample in content.samples_in(update.lines)}
         self._samples = [s for step, s in found.items() if step > self._cursor.sample_step]
         return update.is_behind
+
+    def _find_plots(self) -> list[content.Plot]:
+        """Return the plots that were not sent; a folder of thousands is not listed every second."""
+        has_changed = self._has_changed(self._paths.visualizations)
+        if not (has_changed or self._has_new_plots):
+            return []
+        plots = content.new_plots(self._paths, self._cursor.plot)
+        self._has_new_plots = bool(plots)
+        return plots
 
     def _send_points(self, tracker: Tracker, points: Sequence[Point]) -> None:
         if points:

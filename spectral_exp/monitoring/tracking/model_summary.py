@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from spectral_exp.monitoring.wrappers import unwrap
@@ -33,6 +34,22 @@ def summarize_model(model: nn.Module) -> dict[str, Any]:
     if callable(flops := getattr(model, "flops_per_token", None)):
         summary["flops_per_token"] = flops()
     return {key: value for key, value in summary.items() if value is not None}
+
+
+def summarize_models(models: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Return classes and parameter counts of models that are trained together, by their names.
+
+    A parameter that several models share counts once in the sums.
+    """
+    parameters = {id(p): p for model in models.values() for p in model.parameters()}.values()
+    return {
+        "type": " + ".join(type(unwrap(model)).__name__ for model in models.values()),
+        "num_parameters": sum(map(_size, parameters)),
+        "num_trainable_parameters": sum(_size(p) for p in parameters if p.requires_grad),
+        "parameters_by_component": {
+            name: sum(map(_size, model.parameters())) for name, model in models.items()
+        },
+    }
 
 
 def _parameters_by_component(model: nn.Module) -> dict[str, int]:

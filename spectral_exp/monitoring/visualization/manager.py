@@ -31,6 +31,7 @@ from spectral_exp.plots.run.internals import TextSample as TextSample
 from spectral_exp.plots.run.internals import model_drawings, one_thread
 from spectral_exp.plots.run.runs import comparison_drawing, experiment, label_sources
 from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
+from spectral_exp.runs.record import check_units
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +62,7 @@ class VisualizationManager(Component):
             negative.
         background: draw in a child process while training goes on.
         exit_deadline_s: seconds that `close` waits for the remaining plots, > 0.
+        units: unit of metrics by name, for the axes: `{"loss": "MSE"}`.
 
     Raises:
         SettingError: a setting out of range.
@@ -81,6 +83,7 @@ class VisualizationManager(Component):
         layer: int = -1,
         background: bool = False,
         exit_deadline_s: float = 60.0,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         require(
             _is_int(viz_interval) and viz_interval >= 1,
@@ -104,6 +107,7 @@ class VisualizationManager(Component):
         run = self.viz_dir.absolute().parent.name if is_in_run else ""
         self.style = Style(dpi, theme, run)
         self.layer = layer
+        self.units = check_units(units or {})
         self._failures = Failures()
         self._taken: set[Path] = set()
         self._reports: list[PlotReport] = []
@@ -146,9 +150,8 @@ class VisualizationManager(Component):
 
         def find(step: int) -> Mapping[str, Callable[[], DrawFigure | None]]:
             given = {} if metrics is None else metrics
-            draw = partial(
-                training_drawing, step, loss_history, given, self._failures.note_left_out
-            )
+            leave_out = self._failures.note_left_out
+            draw = partial(training_drawing, step, loss_history, given, leave_out, self.units)
             return {"training_dynamics": draw}
 
         return self._plot("training", step, find)

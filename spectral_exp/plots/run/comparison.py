@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from math import ceil, isfinite
 
@@ -25,7 +25,7 @@ from spectral_exp.plots.series import MAX_POINTS, envelope
 from spectral_exp.plots.series_styles import SeriesStyle, style_series
 from spectral_exp.plots.text import number_axis, printable, short_number
 from spectral_exp.plots.theme import current_theme, new_figure
-from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.metric_names import Metric, metric_info
 
 _CURVES = ("loss", "learning_rate", "perplexity")
 _LOSS_HEIGHT, _PANEL_HEIGHT = 4.0, 3.0
@@ -83,6 +83,14 @@ def bar_metrics(experiments: Sequence[Experiment]) -> list[str]:
     return names[: _MAX_BAR_PANELS if len(experiments) <= 8 else _BAR_COLUMNS]
 
 
+def shared_units(experiments: Sequence[Experiment], metric: str) -> Mapping[str, str]:
+    """Return the units of those experiments that have a metric, if they agree; else none."""
+    names = (metric, f"val_{metric}")
+    having = [e for e in experiments if any(n in e.series or n in e.final for n in names)]
+    units = {metric_info(metric, e.units).unit: e.units for e in having}
+    return units.popitem()[1] if len(units) == 1 else {}
+
+
 def _curves_height(curves: Sequence[str], names: Sequence[str]) -> float:
     """Return the height in inches of the panels of `curves` and the legend below them."""
     if not curves:
@@ -115,7 +123,7 @@ def _draw_curves(
         for shown, style in pairs:
             _draw_experiment(axes, shown, style, noisy)
         every = [series for shown, _ in pairs for series in shown]
-        quantity = metric_info(name)
+        quantity = metric_info(name, shared_units(experiments, name))
         axes.set_title(quantity.title)
         axes.set_ylabel(quantity.unit)
         notes = frame_values(
@@ -178,14 +186,15 @@ def _draw_bars(
         if name is None:
             axes.set_axis_off()
         else:
-            _bar_panel(axes, [e.final.get(name) for e in experiments], styles, name)
+            quantity = metric_info(name, shared_units(experiments, name))
+            _bar_panel(axes, [e.final.get(name) for e in experiments], styles, quantity)
     panels[0, 0].set_ylim(len(styles) - 0.4, -0.6)
     for axes in panels[:, 0]:
         axes.set_yticks(range(len(styles)), labels=[style.label for style in styles])
 
 
 def _bar_panel(
-    axes: Axes, values: Sequence[float | None], styles: Sequence[SeriesStyle], name: str
+    axes: Axes, values: Sequence[float | None], styles: Sequence[SeriesStyle], quantity: Metric
 ) -> None:
     lengths = [value if value is not None and isfinite(value) else 0.0 for value in values]
     axes.barh(range(len(styles)), lengths, height=0.7, color=[style.color for style in styles])
@@ -203,9 +212,8 @@ def _bar_panel(
         )
     left, right = min(lengths) < 0, max(lengths) > 0 or min(lengths) == 0
     axes.set_xlim(-1.42 * reach * left, 1.42 * reach * right)
-    style = metric_info(name)
-    axes.set_title(printable(style.title, 30))
-    axes.set_xlabel(style.unit)
+    axes.set_title(printable(quantity.title, 30))
+    axes.set_xlabel(quantity.unit)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     number_axis(axes, "x", 4)

@@ -16,8 +16,10 @@ class Experiment:
         label: name in legends and axes.
         series: quantities over the steps by metric name; `loss` is the training loss.
         final: final metrics by name.
+        units: of metrics, by name.
     """
 
     label: str
     series: Mapping[str, Series] = field(default_factory=dict)
     final: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)

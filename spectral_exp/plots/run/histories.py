@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,12 +24,16 @@ _LARGEST, _LEAST = 1e150, 1e-150
 
 
 def training_drawing(
-    step: int, loss_history: Any, metrics: Any, leave_out: LeaveOut
+    step: int,
+    loss_history: Any,
+    metrics: Any,
+    leave_out: LeaveOut,
+    units: Mapping[str, str] = MappingProxyType({}),
 ) -> DrawFigure | None:
     """Return the plot of training dynamics up to `step`, or None if there are no values.
 
     A metric `loss` replaces a missing loss history. `leave_out` gets quantities that cannot be
-    drawn.
+    drawn. `units` are those of metrics, by name.
     """
     series = metric_series(metrics, step, leave_out)
     metric = series.pop("loss", None)
@@ -39,17 +44,21 @@ def training_drawing(
         losses = np.empty(0)
     if not losses.size and metric is None and not series:
         return None
-    return partial(_draw_training, step, losses, metric, series)
+    return partial(_draw_training, step, losses, metric, series, dict(units))
 
 
 def _draw_training(
-    step: int, losses: FloatArray, metric: Series | None, series: Mapping[str, Series]
+    step: int,
+    losses: FloatArray,
+    metric: Series | None,
+    series: Mapping[str, Series],
+    units: Mapping[str, str],
 ) -> Figure:
     from spectral_exp.plots.run.training import training_figure
 
     loss = loss_series(losses, step) or metric
     shown = {name: clip_extremes(each) for name, each in series.items()}
-    return training_figure(step, None if loss is None else clip_extremes(loss), shown)
+    return training_figure(step, None if loss is None else clip_extremes(loss), shown, units)
 
 
 def clip_extremes(series: Series) -> Series:

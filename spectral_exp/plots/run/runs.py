@@ -21,7 +21,9 @@ from spectral_exp.plots.run.histories import (
 )
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
-from spectral_exp.runs.record import ResultsRecord, read_results
+from spectral_exp.runs.overrides import flatten
+from spectral_exp.runs.record import ResultsRecord, read_config, read_results
+from spectral_exp.runs.run import recorded_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,7 +105,16 @@ def _from_run(label: str, run: Path) -> Experiment:
     results: ResultsRecord = (
         read_results(paths.results_file)[0] if paths.results_file.exists() else {}
     )
-    return Experiment(label, series, _final_numbers(results.get("final_metrics")))
+    return Experiment(label, series, _final_numbers(results.get("final_metrics")), _units(paths))
+
+
+def _units(paths: RunPaths) -> dict[str, str]:
+    """Return the units of a run's metrics; none if its record cannot be read."""
+    try:
+        record, _ = read_config(paths.config_file)
+    except UserError:
+        return {}
+    return recorded_units(record, dict(flatten(record.get("config", {}))))
 
 
 def _final_numbers(values: object) -> dict[str, float]:

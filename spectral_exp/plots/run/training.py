@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import islice
 from math import ceil
 from textwrap import wrap
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite
 from spectral_exp.plots.series import Envelope, envelope, find_lone_points, smooth, smoothing_window
 from spectral_exp.plots.text import printable, short_number
 from spectral_exp.plots.theme import current_theme, legend_above, new_figure
-from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.runs.metric_names import METRICS, Metric, metric_info
 
 _MAX_DOTS = 40
 """Most points of a series that are drawn as dots too."""
@@ -26,15 +27,21 @@ _MAX_PANELS = 24
 """More panels would be slow to draw and too small to read."""
 
 
-def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series]) -> Figure:
+def training_figure(
+    step: int,
+    loss: Series | None,
+    metrics: Mapping[str, Series],
+    units: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
     """Return a figure of everything tracked so far.
 
     Args:
         step: last step, for the heading.
-        loss: training loss of each step, in nats per token, or None.
+        loss: training loss of each step, or None.
         metrics: further quantities by name; `val_loss` is drawn over the loss, if any. At most 24
             are drawn, and the heading gives the number of the others. One with a single value has
             no panel if anything else can be drawn.
+        units: of metrics, by name.
     """
     val_loss = metrics.get("val_loss") if loss is not None else None
     panels = {name: metrics[name] for name in panel_order(metrics) if metrics[name] is not val_loss}
@@ -53,17 +60,13 @@ def training_figure(step: int, loss: Series | None, metrics: Mapping[str, Series
         [*panels.values(), *(series for series in (loss, val_loss) if series is not None)]
     )
     if loss is not None:
-        _loss_panel(figure.add_subplot(grid[0, :]), loss, val_loss, steps)
+        style = metric_info("loss", units)
+        _loss_panel(figure.add_subplot(grid[0, :]), loss, val_loss, steps, style)
     first_row = len(heights) - rows
     for index, (name, series) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[first_row + index // columns, index % columns])
-        _metric_panel(
-            axes,
-            name,
-            series,
-            current_theme().series[(index + 2) % len(current_theme().series)],
-            steps,
-        )
+        color = current_theme().series[(index + 2) % len(current_theme().series)]
+        _metric_panel(axes, name, series, color, steps, metric_info(name, units))
     return figure
 
 
@@ -74,7 +77,11 @@ def panel_order(metrics: Mapping[str, Series]) -> list[str]:
 
 
 def _loss_panel(
-    axes: Axes, loss: Series, val_loss: Series | None, steps: tuple[float, float]
+    axes: Axes,
+    loss: Series,
+    val_loss: Series | None,
+    steps: tuple[float, float],
+    style: Metric,
 ) -> None:
     shown = [loss]
     curves = [_draw_smoothed(axes, loss, current_theme().series[0], "training")]
@@ -82,7 +89,6 @@ def _loss_panel(
         shown.append(val_loss)
         curves.append(_draw_curve(axes, val_loss, current_theme().series[1], "validation"))
         _mark_best(axes, val_loss)
-    style = metric_info("loss")
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
     notes = frame_values(axes, curves, style.log, current_theme()) + mark_non_finite(
@@ -111,9 +117,13 @@ def _mark_best(axes: Axes, val_loss: Series) -> None:
 
 
 def _metric_panel(
-    axes: Axes, name: str, series: Series, color: str, steps: tuple[float, float]
+    axes: Axes,
+    name: str,
+    series: Series,
+    color: str,
+    steps: tuple[float, float],
+    style: Metric,
 ) -> None:
-    style = metric_info(name)
     bins = _draw_curve(axes, series, color, name)
     axes.set_title("\n".join(wrap(printable(style.title, 44), 22)))
     axes.set_ylabel(style.unit)

@@ -25,7 +25,6 @@ from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
 from spectral_exp.results.comparison import Comparison
 from spectral_exp.results.figures.captions import list_names, quantity, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
-from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
 
 Axis: TypeAlias = Literal["step", "tokens", "train_s"]
@@ -125,7 +124,8 @@ def collect_curves(comparison: Comparison, metric: str, by: Axis) -> Curves:
         raw = [[Series(run.steps / scale, run.values) for run in runs] for runs in raw]
     x_label = f"training time ({unit})" if by == "train_s" else _AXIS_WORDS[by]
     baseline = labels.index(comparison.baseline) if comparison.baseline in labels else None
-    return Curves(labels, ranks, found, raw, baseline, x_label, metric_info(metric).axis_label)
+    y_label = comparison.info_of(metric).axis_label
+    return Curves(labels, ranks, found, raw, baseline, x_label, y_label)
 
 
 def _places(run: Run, steps: FloatArray, by: Axis) -> FloatArray:

@@ -18,7 +18,6 @@ from spectral_exp.results.compared import Comparison, Difference
 from spectral_exp.results.figures.captions import describe_metric, list_names, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import metric_info
 
 _FRAME_INCHES = 0.85
 """Height of the axis, its name and the legend."""
@@ -58,7 +57,7 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     missing = [summary.group.label for summary in comparison.summaries if not summary.values]
     if missing:
         words.append(f"without a value: {list_names(missing)}")
-    label = metric_info(comparison.metric).axis_label
+    label = comparison.metric_info.axis_label
     better = comparison.direction_words
     draw = partial(_draw, rows, chosen, baseline, f"{label}  ({better})", "run", "", "")
     return Plot(name, _sentence(words, rows, baseline), chosen, draw)
@@ -152,7 +151,7 @@ def differences(
         words.append(f"without an interval: n < {_TOO_FEW}")
     if any(_is_unequal(d) for d in shown):
         words.append("* the two groups do not match in all that should be equal")
-    label = f"difference in {metric_info(comparison.metric).axis_label}"
+    label = f"difference in {comparison.metric_info.axis_label}"
     sides = {True: ("better", "worse"), False: ("worse", "better"), None: ("", "")}
     left, right = sides[comparison.lower_is_better]
     draw = partial(_draw, rows, chosen, 0.0, label, "pair of runs", left, right)

@@ -24,7 +24,6 @@ from spectral_exp.results.figures.captions import (
     run_counts,
 )
 from spectral_exp.results.figures.plot import Plot, find_theme
-from spectral_exp.runs.metric_names import metric_info
 
 _LEARNING_RATE = "optimizer.learning_rate"
 _SIZE_SETTINGS = (
@@ -105,7 +104,7 @@ def scaling(
     ]
     if any(group.interval is not None for group in shown):
         caption.append("bars: 95 % bootstrap interval of the mean, where n is 3 or more")
-    draw = partial(_draw_lines, lines, chosen, words, metric_info(comparison.metric).axis_label)
+    draw = partial(_draw_lines, lines, chosen, words, comparison.metric_info.axis_label)
     return Plot(name, "; ".join(caption) + ".", chosen, draw)
 
 
@@ -243,7 +242,7 @@ def pareto(comparison: Comparison, *, theme: str = "light") -> Plot:
     ]
     if missing:
         words.append(f"not shown, since value or time is unknown: {list_names(missing)}")
-    label = metric_info(comparison.metric).axis_label
+    label = comparison.metric_info.axis_label
     draw = partial(_draw_pareto, points, chosen, label, comparison.lower_is_better)
     return Plot(name, "; ".join(words) + ".", chosen, draw)
 

@@ -78,7 +78,7 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
         count="counts" if _counts(material) == [1] else "count",
         groups=material.number_of(n_groups, "configurations"),
         configurations=noun(n_groups, "configuration"),
-        corpus=corpus_words(material),
+        subject=_subject(material),
         metric=material.metric_words,
         direction=material.comparison.direction_words,
         at=_at(material.comparison.metric, material.comparison.at),
@@ -88,6 +88,14 @@ def abstract(material: Material) -> tuple[Paragraph, ...]:
     )
     text = join_sentences(setting, *_headline(material), _mismatches(material))
     return (Paragraph(text),)
+
+
+def _subject(material: Material) -> Text:
+    """Return what was trained, if this package's training command has trained all of it."""
+    if material.other_runs:
+        return ()
+    words = " of a small language model, trained on {{corpus}},"
+    return prose(words, corpus=corpus_words(material))
 
 
 def _at(metric: str, at: str) -> str:
@@ -127,10 +135,8 @@ def _headline(material: Material) -> list[Text]:
         return [_passage("no value")]
     against = [d for d in comparison.differences if d.kind == "baseline"]
     if comparison.baseline is None or not against:
-        return [_passage("single", **_group_values(material, with_values[0]))]
-    base = _group_values(material, against[0].a)
-    if not against[0].a.interval:
-        base["interval"] = "(too few runs for an interval)"
+        return [_passage("single", **_lead_values(material, with_values[0]))]
+    base = _lead_values(material, against[0].a)
     lead = _passage("baseline", **base)
     if not any(d.interval for d in against):
         return [lead, _passage("no interval")]
@@ -163,6 +169,12 @@ def _group_values(material: Material, summary: GroupSummary) -> dict[str, Inline
         "mean": material.mean(summary),
         "interval": material.interval(summary),
     }
+
+
+def _lead_values(material: Material, summary: GroupSummary) -> dict[str, Inline | Text]:
+    """Return the values of a group for a sentence, which says why an interval is missing."""
+    values = _group_values(material, summary)
+    return values if summary.interval else {**values, "interval": "(too few runs for an interval)"}
 
 
 def _effects(material: Material, differences: Sequence[Difference]) -> dict[str, Inline | Text]:

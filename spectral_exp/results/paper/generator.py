@@ -43,6 +43,7 @@ from spectral_exp.results.paper.notes import Notes, sections
 from spectral_exp.results.paper.passages import passage
 from spectral_exp.results.paper.provenance import record
 from spectral_exp.results.paper.setup import setup
+from spectral_exp.runs.run import usual_metric
 
 FORMATS = ("md", "html", "pdf", "tex")
 PAPER, REPORT = "paper", "report"
@@ -155,6 +156,8 @@ class PaperGenerator:
                 self.archived_note
                 or f"there is no run{condition} below {', '.join(map(str, folders))}"
             )
+        if not self.choices.metric:
+            self.choices = replace(self.choices, metric=usual_metric(chosen.runs))
         # Named, so that a paper still holds when a run is evaluated in another way.
         if evaluation or any(run.evaluations for run in chosen.runs):
             chosen_evaluations = evaluation_metrics(chosen.runs, evaluation or [ALL])

@@ -150,8 +150,9 @@ def sentence(words: str, capital: bool = True) -> str:
 def _scope(material: Material) -> list[Text]:
     """Return the limits of the set-up: one text, one budget."""
     items: list[Text] = []
-    texts = {str(run.record.get("dataset", {}).get("corpus_sha256")) for run in material.runs}
-    finished = [run for run in material.runs if run.finished]
+    trained = material.language_model_runs
+    texts = {str(run.record.get("dataset", {}).get("corpus_sha256")) for run in trained}
+    finished = [run for run in trained if run.finished]
     steps = per_run(finished, "steps", lambda run: run.last_step or None)
     if finished and len(texts) == 1:
         items.append(

@@ -23,7 +23,7 @@ from spectral_exp.results.document.trace import Runs
 from spectral_exp.results.finding import SAME
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
-from spectral_exp.runs.metric_names import metric_info
+from spectral_exp.runs.metric_names import METRICS
 from spectral_exp.runs.run import Run
 
 DASH = "\u2013"
@@ -31,6 +31,8 @@ DASH = "\u2013"
 
 NOT_RECORDED = ("(not recorded)",)
 """Stands for a value that no run recorded."""
+
+_MAX_OWN_METRICS = 24
 
 ARCHIVED = "archived"
 """The reason why an archived run is left out."""
@@ -41,7 +43,7 @@ class Choices:
     """The author's choices, which `provenance.json` records to make the paper again.
 
     Attributes:
-        metric, at, baseline, margin: as for `compare`.
+        metric, at, baseline, margin: as for `compare`; an empty metric is chosen by `usual_metric`.
         evaluations: names of the evaluations that are compared too (see `runs.evaluations`).
         where, group_by: as for `ResultsAggregator`.
         title: None makes one from the runs.
@@ -50,7 +52,7 @@ class Choices:
         notes_file: its file relative to the paper, or None.
     """
 
-    metric: str = "val_bpb"
+    metric: str = ""
     at: str = "final"
     baseline: str | None = None
     margin: float | None = None
@@ -94,9 +96,19 @@ class Material:
         return Runs(self.runs)
 
     @property
+    def language_model_runs(self) -> list[Run]:
+        """The runs of this package's training command."""
+        return [run for run in self.runs if run.is_language_model]
+
+    @property
+    def other_runs(self) -> list[Run]:
+        """The runs of training loops of the author's own."""
+        return [run for run in self.runs if not run.is_language_model]
+
+    @property
     def metric_words(self) -> str:
         """The metric in words."""
-        return metric_info(self.comparison.metric).words or self.comparison.metric
+        return self.comparison.metric_info.words or self.comparison.metric
 
     @property
     def tests(self) -> Number:
@@ -277,6 +289,17 @@ class Material:
         if len(names) == len(self.groups) > 1:
             return ("all configurations",)
         return code_list(names)
+
+
+def shown_metrics(run: Run) -> list[str]:
+    """Return the metrics that a report shows: known ones, and all of an own training loop."""
+    known = [name for name in METRICS if name in run.metrics]
+    own = [
+        name
+        for name in run.metrics
+        if name not in METRICS and run.metric_info(name).kind != "machine"
+    ]
+    return known if run.is_language_model else [*known, *own[:_MAX_OWN_METRICS]]
 
 
 def last_step(run: Run) -> Number:

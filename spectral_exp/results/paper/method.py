@@ -39,7 +39,13 @@ _WITH_POSITION_TABLE = ("dot_product", "interference")
 
 def method(material: Material) -> tuple[Block, ...]:
     """Return the whole section."""
-    found: list[Block] = [Heading("Method"), *_skeleton(material), *_switches(material)]
+    found: list[Block] = [Heading("Method")]
+    if others := material.other_runs:
+        text = passage("method", "own program", labels=material.labels(others))
+        found.append(Paragraph(text, aside=True))
+    if not material.language_model_runs:
+        return tuple(found)
+    found += [*_skeleton(material), *_switches(material)]
     for part in PARTS:
         found.append(Heading(_TITLES[part], 2))
         users: dict[str, list[Run]] = {}
@@ -49,7 +55,7 @@ def method(material: Material) -> tuple[Block, ...]:
             users.setdefault(name, []).extend(material.users(part, choice))
         for name, runs in users.items():
             found += _describe(material, name, runs)
-        unknown = [run for run in material.runs if part not in run.parts]
+        unknown = [run for run in material.language_model_runs if part not in run.parts]
         if unknown:
             labels, title = material.labels(unknown), _TITLES[part].lower()
             text = passage("method", "unknown part", labels=labels, part=title)
@@ -58,11 +64,13 @@ def method(material: Material) -> tuple[Block, ...]:
 
 
 def _skeleton(material: Material) -> tuple[Block, ...]:
-    tied = {run.settings.get("model.tie_weights") for run in material.runs}
+    runs = material.language_model_runs
+    tied = {run.settings.get("model.tie_weights") for run in runs}
     head = "" if True in tied else ", a matrix of its own"
     if tied == {True}:
         head = "; the head shares the token table"
-    return _render(material, "skeleton", material.runs, head=head)
+    which = "The other" if material.other_runs else "All"
+    return _render(material, "skeleton", runs, head=head, which=which)
 
 
 def _switches(material: Material) -> tuple[Block, ...]:

@@ -17,7 +17,6 @@ from spectral_exp.results.document.numbering import Entry, number_document
 from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.schema import Count, Findings, conform
 
@@ -186,7 +185,8 @@ def step_of(run: Run, metric: str, at: str) -> int | None:
         before = steps[steps <= (0 if stop is None else stop)]
         return int(before[-1]) if len(before) else None
     if at == "best":
-        return summary.lowest_step if metric_info(metric).lower_is_better else summary.highest_step
+        lower_is_better = run.metric_info(metric).lower_is_better
+        return summary.lowest_step if lower_is_better else summary.highest_step
     return run.final_step(metric)
 
 

@@ -46,18 +46,17 @@ from spectral_exp.results.paper.material import (
     dig,
     last_step,
     plain_number,
+    shown_metrics,
 )
 from spectral_exp.results.paper.method import method
 from spectral_exp.results.paper.passages import join_sentences, passage, read_passage
 from spectral_exp.results.paper.setup import setup
 from spectral_exp.runs.evaluations import evaluation_conditions
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.metric_names import METRICS, metric_info
 from spectral_exp.runs.overrides import BUDGET, override_to_continue
 from spectral_exp.runs.parts import PARTS
-from spectral_exp.runs.run import Run
+from spectral_exp.runs.run import Run, usual_metric
 
-_METRICS = ("val_bpb", "val_loss", "loss")
 _PLOT = re.compile(
     r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII
 )
@@ -97,7 +96,8 @@ def run_report(
         )
     (run,) = found.runs
     groups = tuple(found.groups())
-    metric = next((name for name in _METRICS if run.value(name) is not None), "")
+    metric = usual_metric([run])
+    metric = metric if run.value(metric) is not None else ""
     comparison = (
         compare(groups, metric)
         if metric
@@ -169,8 +169,8 @@ def _outcome(run: Run) -> tuple[Block, ...]:
     if error:
         blocks.append(Paragraph(_passage("error", error=Code(str(error)))))
     rows: list[tuple[Text, ...]] = []
-    for name in (name for name in METRICS if name in run.metrics):
-        info = metric_info(name)
+    for name in shown_metrics(run):
+        info = run.metric_info(name)
         last = _metric(run, name, run.value(name), "final")
         at: Text = (DASH,)
         best: Text = (DASH,)

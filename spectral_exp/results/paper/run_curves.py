@@ -12,7 +12,8 @@ from spectral_exp.plots.curves import frame_steps, frame_values, mark_non_finite
 from spectral_exp.plots.series import drawable, envelope
 from spectral_exp.plots.theme import LIGHT, legend_above, new_figure, render_all
 from spectral_exp.results.document.model import Figure, Source
-from spectral_exp.runs.metric_names import METRICS, metric_info
+from spectral_exp.results.paper.material import shown_metrics
+from spectral_exp.runs.metric_names import Metric
 from spectral_exp.runs.run import Run
 
 _COLUMNS = 2
@@ -22,8 +23,8 @@ _VALIDATION = "val_loss"
 
 
 def run_curves(run: Run) -> Figure | None:
-    """Return all known metrics of a run over its steps, or None if it logged none."""
-    series = {name: drawable(run.series(name)) for name in METRICS if len(run.series(name).steps)}
+    """Return the metrics of `shown_metrics` over the steps, or None if the run logged none."""
+    series = {name: drawable(run.series(name)) for name in shown_metrics(run)}
     if not series:
         return None
     names = [name for name in series if name != _VALIDATION or "loss" not in series]
@@ -35,7 +36,7 @@ def run_curves(run: Run) -> Figure | None:
         panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
         for axes, name in zip(panels, names, strict=False):
             together = [name, _VALIDATION] if name == "loss" and _VALIDATION in series else [name]
-            _panel(axes, {n: series[n] for n in together}, steps)
+            _panel(axes, {n: series[n] for n in together}, steps, run.metric_info(name))
         for axes in panels[len(names) :]:
             axes.remove()
         return figure
@@ -49,8 +50,7 @@ def run_curves(run: Run) -> Figure | None:
     return Figure("fig:curves", (caption,), files, source)
 
 
-def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> None:
-    first = next(iter(shown))
+def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float], style: Metric) -> None:
     bins = {name: envelope(series) for name, series in shown.items()}
     for color, (name, curve) in zip(LIGHT.series, bins.items(), strict=False):
         label = {"loss": "training", _VALIDATION: "validation"}.get(name, name)
@@ -60,7 +60,6 @@ def _panel(axes: Axes, shown: dict[str, Series], steps: tuple[float, float]) -> 
             axes.fill_between(
                 curve.steps, curve.low, curve.high, color=color, alpha=0.25, linewidth=0
             )
-    style = metric_info(first)
     axes.set_title(style.title)
     axes.set_ylabel(style.unit)
     notes = frame_values(axes, list(bins.values()), style.log, LIGHT) + mark_non_finite(

@@ -45,6 +45,9 @@ _BITS_PER_BYTE = (
 )
 
 FITTING_WINDOWS = "windows without overlap that fit into the validation text"
+_MAX_OWN = 40
+"""Settings of own training loops in the table; more are in the runs' records."""
+
 READ_SHARE = "share of the validation text's tokens that are predicted, in per cent"
 """Formulas of numbers."""
 
@@ -68,13 +71,14 @@ def setup(material: Material) -> tuple[Block, ...]:
 
 def _configurations(material: Material) -> tuple[Block, ...]:
     rows = []
+    columns = [part for part in PARTS if any(part in run.parts for run in material.runs)]
     for group in material.groups:
         parts: list[Text] = [
             (
                 ", ".join(dict.fromkeys(run.parts[part] for run in group.runs if part in run.parts))
                 or DASH,
             )
-            for part in PARTS
+            for part in columns
         ]
         seeds = spans(run.seed for run in group.runs if run.seed is not None) or DASH
         sizes = per_run(group.runs, "n_parameters", lambda run: run.n_parameters)
@@ -82,9 +86,9 @@ def _configurations(material: Material) -> tuple[Block, ...]:
     table = Table(
         "tab:configurations",
         _passage("configurations"),
-        column_titles("Configuration", *PARTS, "parameters", "seeds"),
+        column_titles("Configuration", *columns, "parameters", "seeds"),
         tuple(rows),
-        "l" * (1 + len(PARTS)) + "rl",
+        "l" * (1 + len(columns)) + "rl",
     )
     matched = [run for run in material.runs if find_match(run)]
     if not matched:
@@ -277,22 +281,33 @@ def _training(material: Material) -> tuple[Block, ...]:
         if has_passage("setup", f"schedule {name.lower()}")
     ]
     tokens = per_run(material.runs, "tokens_per_step", lambda run: run.tokens_per_step)
-    rows: list[tuple[Text, ...]] = [
+    if material.language_model_runs:
+        step = _passage("step", tokens=tokens)
+        paragraphs.append(Paragraph(join_sentences(step, _recipe(material))))
+    rows = _settings_rows(material)
+    if not rows:
+        return (*paragraphs, Paragraph(_passage("no settings"), aside=True))
+    table = Table(
+        "tab:settings",
+        prose("Settings. Where configurations differ, each value says whose it is."),
+        column_titles("What", "setting", "value"),
+        tuple(rows),
+        "lll",
+    )
+    return (*paragraphs, table)
+
+
+def _settings_rows(material: Material) -> list[tuple[Text, ...]]:
+    """Return the usual settings, and those of training loops of the author's own."""
+    usual = read_list("setup", "settings table")
+    own = sorted({name for run in material.other_runs for name in run.settings})
+    hidden = ("name", "seed")
+    names = usual | {name: DASH for name in own[:_MAX_OWN] if name not in (*usual, *hidden)}
+    return [
         ((words,), (Code(name),), _by_value(material, name))
-        for name, words in read_list("setup", "settings table").items()
+        for name, words in names.items()
         if any(name in run.settings for run in material.runs)
     ]
-    return (
-        *paragraphs,
-        Paragraph(join_sentences(_passage("step", tokens=tokens), _recipe(material))),
-        Table(
-            "tab:settings",
-            prose("Settings. Where configurations differ, each value says whose it is."),
-            column_titles("What", "setting", "value"),
-            tuple(rows),
-            "lll",
-        ),
-    )
 
 
 def _schedule(material: Material, name: str, runs: Sequence[Run], *, alone: bool) -> Text:
@@ -351,6 +366,7 @@ def _machine(material: Material) -> Paragraph:
         "software",
         python=material.fact("packages.python"),
         torch=material.fact("packages.torch"),
+        hydra=_passage("hydra") if material.language_model_runs else (),
         commit=code_list(commits) if commits else NOT_RECORDED,
         dirty=_dirty(material),
     )

@@ -1,0 +1,149 @@
+"""Packages of the user, whose classes and functions a configuration may name.
+
+A configuration names them in its setting `packages`, by name or by the path of their folder, and
+installed distributions by entry points of the group `spectral_exp.parts`. Importing a package runs
+its code. So a package that a run's record names is used only if the user has named it on this
+machine. It is then named by its path, so that nothing else of that name is imported instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from spectral_exp.config.remembered import remember, remembered
+from spectral_exp.core.errors import SettingError
+
+SETTING = "packages"
+ENTRY_POINTS = "spectral_exp.parts"
+
+_LIST = "packages"
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+
+
+def find_packages(config: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the packages that `config` names, and their folders or files; import none of them.
+
+    A package that Python does not find is looked for in the working directory. The folder in which
+    it is found joins the end of Python's search path.
+
+    Raises:
+        SettingError: an entry does not name an importable package.
+    """
+    return dict(map(_find, _entries(config.get(SETTING))))
+
+
+@functools.cache
+def entry_point_packages() -> tuple[str, ...]:
+    """Return the packages that installed distributions declare as parts.
+
+    The working directory does not count: it may hold files that came with somebody's runs.
+    """
+    here = Path.cwd().resolve()
+    points = [
+        point
+        for point in metadata.entry_points(group=ENTRY_POINTS)
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() != here
+    ]
+    return tuple(sorted({point.value.partition(":")[0].partition(".")[0] for point in points}))
+
+
+def names_own_part(node: object, packages: Iterable[str]) -> bool:
+    """Return whether a section of the configuration has its `_target_` in a package of the user."""
+    target = str(node.get("_target_")) if isinstance(node, Mapping) else ""
+    return target.partition(".")[0] in {*packages, *entry_point_packages()}
+
+
+def remember_packages(config: Mapping[str, Any]) -> None:
+    """Record that this user uses the packages of `config`."""
+    for place in find_packages(config).values():
+        remember(_LIST, str(place))
+
+
+def resolve_recorded(entries: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the paths of recorded packages that the user has named, and the other entries."""
+    known, unknown = [], []
+    places = [Path(line) for line in sorted(remembered(_LIST))]
+    for entry in entries:
+        if os.sep in entry:
+            same = [place for place in places if str(place) == entry]
+        else:
+            same = [place for place in places if place.stem == entry and place.exists()]
+            current = _place(entry) if same else None
+            same = [place for place in same if place == current] or same
+        if len(same) == 1:
+            known.append(str(same[0]))
+        else:
+            unknown.append(entry)
+    return known, unknown
+
+
+def without_foreign_packages(
+    config: Mapping[str, Any], allowed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a recorded configuration with those packages that the user has named.
+
+    Args:
+        config: as recorded.
+        allowed: packages that the user names now.
+    """
+    recorded = config.get(SETTING)
+    entries = recorded if isinstance(recorded, list) else []
+    known, _ = resolve_recorded(entry for entry in entries if isinstance(entry, str))
+    named = {Path(entry).stem for entry in allowed}
+    kept = [*allowed, *(place for place in known if Path(place).stem not in named)]
+    rest = {name: value for name, value in config.items() if name != SETTING}
+    return {**rest, SETTING: kept} if kept else rest
+
+
+def _entries(value: Any) -> list[str]:
+    entries = value or []
+    if not isinstance(entries, list | tuple) or not all(isinstance(e, str) for e in entries):
+        raise SettingError(SETTING, value, "a list of packages, such as packages=[mylab]")
+    return list(entries)
+
+
+def _find(entry: str) -> tuple[str, Path]:
+    """Return the name and the place of a package. Raises SettingError if it is not there."""
+    is_path = os.sep in entry
+    wanted = Path(entry).resolve()
+    name = wanted.stem if is_path else entry
+    if not _NAME.fullmatch(name):
+        allowed = "the name of an importable package, without dots, or the path of its folder"
+        raise SettingError(SETTING, entry, allowed)
+    folder = wanted.parent if is_path else Path.cwd()
+    is_there = any((folder / file).exists() for file in (name, f"{name}.py"))
+    place = _place(name)
+    if place is None and is_there:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+        place = _place(name)
+    if place is None or (is_path and not is_there):
+        remedy = "install it, or give the command in the folder that holds it"
+        raise SettingError(SETTING, entry, "packages that can be imported", remedy)
+    if is_path and place != wanted:
+        remedy = f"Python finds another {name} first, {place}; rename one of them"
+        raise SettingError(SETTING, entry, "the package that Python imports", remedy)
+    return name, place
+
+
+def _place(name: str) -> Path | None:
+    """Return the folder or file of a package, or None if Python does not find it."""
+    loaded = sys.modules.get(name)
+    try:
+        spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or ())
+    place = folders[0] if folders else spec.origin
+    return None if place is None else Path(place).resolve()

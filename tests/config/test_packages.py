@@ -1,0 +1,259 @@
+"""Packages of the user: parts that a configuration names without a change to this package."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spectral_exp import train
+from spectral_exp.commands import generate
+from spectral_exp.config import packages, trust
+from spectral_exp.config.build import check
+from spectral_exp.config.command_line import CommandLine, known_search
+from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.monitoring import ConfigTracker
+from spectral_exp.monitoring.tracking.own_code import own_code
+from tests.conftest import NO_PLOTS, TINY, compose, python
+from tests.test_adding_parts import FILES
+
+LION = FILES["spectral_exp/optim/lion.py"]
+LOSS = """
+from spectral_exp.losses import CrossEntropy
+
+
+class Doubled(CrossEntropy):
+    pass
+
+
+def not_a_loss(x: float = 1.0) -> float:
+    return x
+"""
+WATCHER = """
+from spectral_exp.monitoring.component import Observer
+
+
+class Watcher(Observer):
+    metric_prefixes = ("watched_",)
+
+    def __init__(self, interval: int = 1) -> None:
+        self.interval = interval
+
+    def should_observe(self, step):
+        return step % self.interval == 0
+
+    def observe(self, step, model):
+        return {"watched_step": float(step)}
+"""
+CONF = {
+    "optimizer/lion.yaml": "_target_: mylab.optim.lion\nlearning_rate: 1.0e-4\n",
+    "loss/doubled.yaml": "_target_: mylab.losses.Doubled\n",
+    "monitoring/watcher/every.yaml": "_target_: mylab.watcher.Watcher\n",
+    "experiment/mine.yaml": (
+        "# @package _global_\n"
+        "defaults:\n  - /monitoring/watcher: every\n  - override /optimizer: lion\n"
+        "name: mine\npackages: [mylab]\n"
+    ),
+}
+SETTINGS = (*TINY, NO_PLOTS, "device=cpu", "optimizer=lion", "packages=[mylab]")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory of a user, who has a package that is not on Python's search path."""
+    folder = tmp_path / "lab"
+    write(folder / "mylab", {"optim.py": LION, "losses.py": LOSS, "watcher.py": WATCHER})
+    write(folder / "myconf", CONF)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("mylab", "evil"):
+            del sys.modules[name]
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def problems_of(*overrides: str) -> list[str]:
+    command = CommandLine.parse(["--config-dir", "myconf", *TINY, NO_PLOTS, *overrides])
+    (job,) = command.compose()
+    return check(job.config, None)
+
+
+def test_a_part_in_a_named_package_is_built(lab: Path) -> None:
+    assert problems_of("optimizer=lion", "packages=[mylab]", "loss=doubled") == []
+    assert problems_of("+experiment=mine") == []
+    (problem,) = problems_of("optimizer=lion")
+    assert "a package that you name with packages=[...]" in problem
+    (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.losses.not_a_loss")
+    assert "a function in spectral_exp.losses or mylab that is annotated" in problem
+    (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.optim.lion")
+    assert "must be a subclass of Module" in problem
+
+
+def test_an_error_in_a_package_names_its_place(lab: Path) -> None:
+    (lab / "mylab/broken.py").write_text("x = 1\ny = z\n")
+    (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.broken.Loss")
+    assert "cannot be imported: NameError: name 'z' is not defined" in problem
+    assert problem.endswith("broken.py, line 2)")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("[nowhere]", "packages that can be imported"),
+        ("[mylab.optim]", "without dots"),
+        ("[../lab/other]", "packages that can be imported"),
+        ("mylab", "a list"),
+        ("[1]", "a list"),
+    ],
+)
+def test_what_is_no_package_is_refused(value: str, words: str, lab: Path) -> None:
+    assert any(words in problem for problem in problems_of(f"packages={value}"))
+
+
+def test_a_path_names_one_package_and_no_other_of_its_name(lab: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere/mylab"
+    write(other, {"optim.py": "raise SystemExit"})
+    found = packages.find_packages({"packages": [str(lab / "mylab")]})
+    assert found == {"mylab": lab / "mylab"}
+    with pytest.raises(SettingError, match="another mylab first"):
+        packages.find_packages({"packages": [str(other)]})
+
+
+def test_installed_distributions_may_declare_packages(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = {
+        "METADATA": "Metadata-Version: 2.1\nName: mylab\nVersion: 1\n",
+        "entry_points.txt": "[spectral_exp.parts]\nmine = mylab\n",
+    }
+    site = tmp_path / "site"
+    write(site / "mylab-1.dist-info", info)
+    shutil.copytree(lab / "mylab", site / "mylab")
+    monkeypatch.syspath_prepend(site)
+    packages.entry_point_packages.cache_clear()
+    try:
+        assert problems_of("optimizer=lion") == []
+        packages.entry_point_packages.cache_clear()
+        monkeypatch.chdir(site)  # as if it had come with somebody's runs
+        assert packages.entry_point_packages() == ()
+    finally:
+        packages.entry_point_packages.cache_clear()
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def test_a_record_names_only_packages_that_the_user_has_used(lab: Path, tmp_path: Path) -> None:
+    config = {"packages": ["mylab"], "name": "x"}
+    assert packages.without_foreign_packages(config) == {"name": "x"}
+    assert packages.without_foreign_packages(config, ["mylab"]) == config
+    packages.remember_packages(config)
+    place = str(lab / "mylab")
+    assert packages.without_foreign_packages(config)["packages"] == [place]
+    assert packages.resolve_recorded([place, "os", "/tmp/mylab", "evil"])[1] == [
+        "os", "/tmp/mylab", "evil",
+    ]  # fmt: skip
+    (tmp_path / "state/spectral_exp/packages").chmod(0o666)
+    assert packages.without_foreign_packages(config) == {"name": "x"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["packages=[evil]", "+packages=[evil]", "packages.0=evil", "packages=[/tmp/evil,mylab]"],
+)
+def test_a_foreign_record_imports_nothing(override: str, lab: Path) -> None:
+    canary = lab / "canary"
+    write(lab / "evil", {"__init__.py": f"open({str(canary)!r}, 'w')"})
+    packages.remember_packages({"packages": ["mylab"]})
+    run = lab / "run"
+    config = {**compose(*TINY), "packages": ["evil"], "optimizer": {"_target_": "evil.x.Lion"}}
+    ConfigTracker(run).save_config(config, overrides=[override, "optimizer._target_=evil.x.Lion"])
+    with pytest.raises(UserError, match="names packages that you have not used on this machine"):
+        CommandLine.parse([f"resume={run}"])
+    recorded = trust.recorded_config(json.loads((run / "config.json").read_text()))
+    assert "packages" not in recorded
+    assert any("must lie in spectral_exp" in problem for problem in check(recorded, None))
+    assert not canary.exists()
+
+
+def test_a_known_folder_of_configuration_files_is_used_again(lab: Path) -> None:
+    search = ["--config-dir", str(lab / "myconf")]
+    assert known_search(search) is None
+    trust.remember_config_dir("myconf")
+    assert known_search(search) == {"--config-dir": str(lab / "myconf")}
+    assert known_search([*search, "--config-name", "../other"]) is None
+    assert known_search([*search, "hydra.searchpath=[x]"]) is None
+    assert known_search(["--config-name", "mine"]) is None
+
+
+# --- the source in the run ------------------------------------------------------------------------
+
+
+def test_the_run_keeps_what_git_does_not_hold(lab: Path) -> None:
+    def git(*arguments: str) -> None:
+        names = ("-c", "user.name=A", "-c", "user.email=a@b")
+        subprocess.run(["git", *names, *arguments], cwd=lab, check=True, capture_output=True)
+
+    git("init")
+    git("add", "mylab/optim.py", "mylab/losses.py")
+    git("commit", "-m", "first")
+    (lab / "mylab/losses.py").write_text("api_key = 'sk-0123456789abcdef0123456789abcdef'\n")
+    (lab / ".gitignore").write_text("mylab/ignored.py")
+    write(lab / "mylab", {"ignored.py": "x = 1\n", "big.py": "#" * 2_000_000, ".env": "A=b"})
+    facts, archive = own_code({"mylab": lab / "mylab"})
+    with zipfile.ZipFile(io.BytesIO(archive)) as saved:
+        kept = {name: saved.read(name).decode() for name in saved.namelist()}
+    assert kept.keys() == {"mylab/ignored.py", "mylab/losses.py", "mylab/watcher.py"}
+    assert "sk-01234567" not in kept["mylab/losses.py"]
+    assert facts["mylab"]["missing"] == ["big.py (too large)"]
+    assert facts["mylab"]["repository"] == str(lab)
+    assert len(facts["mylab"]["hash"]) == 40
+    assert own_code({"mylab": lab / "mylab"})[1] == archive
+
+
+@pytest.mark.slow
+def test_a_run_with_own_parts_goes_on_anywhere(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lab / "run"
+    mine = ["--config-dir", "myconf", "+experiment=mine", *SETTINGS[:-2], f"hydra.run.dir={run}"]
+    assert train.main(mine) == 0
+    record = json.loads((run / "config.json").read_text())
+    assert "mylab/watcher.py" in record["own_code"]["mylab"]["saved"]
+    assert (run / "code.zip").is_file()
+    assert '"watched_step"' in (run / "logs/metrics.jsonl").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert train.main([f"resume={run}", "training.max_steps=14"]) == 0
+    assert generate.main([str(run), "--tokens", "1"]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of somebody else"))
+    capsys.readouterr()
+    assert train.main([f"resume={run}", "training.max_steps=15"]) == 2
+    assert "name them again" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_workers_and_ranks_know_the_packages(lab: Path) -> None:
+    own = ("--config-dir", "myconf", *SETTINGS)
+    two = ("training.grad_accum_steps=2", "distributed.nproc=2", "hydra.run.dir=two")
+    sweep = ("-m", "seed=1,2", "sweep=s", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    for arguments in (two, sweep):
+        done = python("-m", "spectral_exp.train", *own, *arguments, cwd=lab)
+        assert done.returncode == 0, done.stderr
+    results = [*lab.glob("two/results.json"), *lab.glob("outputs/s/*/results.json")]
+    assert [json.loads(file.read_text())["status"] for file in results] == ["completed"] * 3
