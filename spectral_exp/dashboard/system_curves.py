@@ -31,8 +31,10 @@ def system_answer(library: Library, key: str) -> dict[str, Any]:
     Raises:
         UserError: the run is unknown or its file cannot be read.
     """
-    names = [name for name in library.system.metrics(library.path(key)) if printable(name) == name]
-    return {"metrics": [describe_metric(name) for name in names[:MAX_METRICS]]}
+    run = library.run(key)
+    names = [name for name in library.system.metrics(run.path) if printable(name) == name]
+    listed = [describe_metric(name, run.metric_info(name)) for name in names[:MAX_METRICS]]
+    return {"metrics": listed}
 
 
 def load_system_curves(library: Library, keys: Sequence[str], metric: str) -> list[Curve]:
