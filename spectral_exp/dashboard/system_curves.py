@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.dashboard.addresses import address
 from spectral_exp.dashboard.answers import json_bytes
@@ -53,12 +54,17 @@ def load_system_curves(library: Library, keys: Sequence[str], metric: str) -> li
 def exported_system(library: Library, key: str, window: Window) -> Iterator[tuple[str, bytes]]:
     """Yield address and body of the answers about the machine of a run.
 
-    Raises:
-        UserError: the file cannot be read.
+    There are none if the file cannot be read; the tab then reports that they are not in the export.
     """
-    listed = system_answer(library, key)
+    try:
+        listed = system_answer(library, key)
+    except UserError:
+        return
     yield f"api/run/{key}/system", json_bytes(listed)
     for metric in (one["name"] for one in listed["metrics"]):
-        loaded = load_system_curves(library, [key], metric)
+        try:
+            loaded = load_system_curves(library, [key], metric)
+        except UserError:  # replaced meanwhile
+            continue
         name = address("api/system", {"metric": metric, "runs": key, "x": AXIS})
         yield name, curves_answer(loaded, metric, AXIS, window, rounded=True)

@@ -11,7 +11,7 @@ from spectral_exp.dashboard.series_store import FileState, file_state
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.system_metrics import SystemSeries, read_system_metrics
 
-MAX_RUNS = 16
+MAX_RUNS = 8
 """Runs that are kept in memory; a file of the usual limit takes about 9 MB."""
 
 MAX_FILE_BYTES = 64 << 20
@@ -39,14 +39,9 @@ class _Held:
 
 
 class SystemStore:
-    """System metrics of the runs that were used last; thread-safe.
+    """System metrics of the runs that were used last; thread-safe."""
 
-    Args:
-        max_runs: number of runs that are kept.
-    """
-
-    def __init__(self, max_runs: int = MAX_RUNS) -> None:
-        self._max_runs = max_runs
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: OrderedDict[Path, _Held] = OrderedDict()
 
@@ -59,7 +54,7 @@ class SystemStore:
         with self._lock:
             held = self._held.setdefault(run, _Held(run))
             self._held.move_to_end(run)
-            while len(self._held) > self._max_runs:
+            while len(self._held) > MAX_RUNS:
                 self._held.popitem(last=False)
         return held.metrics()
 

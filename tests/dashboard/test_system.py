@@ -89,6 +89,9 @@ def test_hostile_measurements_do_no_harm(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(system_store, "MAX_FILE_BYTES", 1000)
     answer = dashboard.client.get(f"/api/run/{key}/system")
     assert (answer.status_code, "too much to show" in answer.text) == (400, True)
+    answers = exported(dashboard, f"#/run/{key}")
+    assert f"api/run/{key}" in answers
+    assert not any("system" in name for name in answers)
     file.unlink()
     file.symlink_to(RunPaths(run).metrics_file)
     assert not dashboard.json(f"/api/run/{key}")["has_system"]
