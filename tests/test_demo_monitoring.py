@@ -51,6 +51,7 @@ def test_demo_runs_as_a_command(tmp_path: Path) -> None:
     assert len(list((root / "visualizations").glob("*.png"))) > 1
 
 
+@pytest.mark.slow
 def test_demo_resumes_exactly(tmp_path: Path) -> None:
     """The interrupted and resumed demo ends like an uninterrupted run of the same model."""
     root = demo_monitoring.run_demo(tmp_path, 20)

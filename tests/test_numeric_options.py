@@ -76,6 +76,7 @@ OPTIONS: dict[tuple[str, str], Callable[[list[str]], int]] = {
     ("commands/checkpoints", "--keep-every"): lambda given: checkpoints.main(
         ["prune", "run", "--dry-run", *given]
     ),
+    ("commands/options", "--margin"): lambda given: compare.main(["run", *given]),
     ("commands/compare", "--watch"): lambda given: compare.main(["run", *given]),
     # Nobody has this address, so the server cannot start.
     ("commands/dashboard", "--port"): lambda given: dashboard.main(
@@ -256,8 +257,8 @@ def test_every_temperature_draws_a_token(temperature: float, top_p: float | None
 def test_weights_that_are_not_finite_are_reported(
     here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*arguments: Any) -> Any:
-        trained = load_trained(*arguments)
+    def broken(*arguments: Any, **options: Any) -> Any:
+        trained = load_trained(*arguments, **options)
         with torch.no_grad():
             next(trained.model.parameters()).fill_(math.nan)
         return trained

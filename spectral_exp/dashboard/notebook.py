@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -106,33 +106,30 @@ def show(
         require(path.is_dir(), "folders", path, "folders that exist")
     require(theme in THEMES, "theme", theme, f"one of {', '.join(THEMES)}")
     require(height >= _MIN_HEIGHT, "height", height, f">= {_MIN_HEIGHT}")
-    conditions = [where] if isinstance(where, str) else list(where)
     library = Library(paths, SeriesStore(), index_file())
     library.read_all()
     rows = library.changes(0).rows
+    conditions = [where] if isinstance(where, str) else list(where)
     choices = {"where": conditions, "metric": metric, "baseline": baseline}
-    choices = {name: value for name, value in choices.items() if value}
-    if view is not None:
-        require(not choices, "view", view, "given without where, metric and baseline")
-        fragment = "#" + view.partition("#")[2]
-    elif not choices and len(rows) == 1 and paths[0].samefile(rows[0]["path"]):
-        fragment = f"#/run/{rows[0]['key']}"
-    else:
-        fragment = f"#/runs?{urlencode(choices, doseq=True)}"
-    names = [str(path) for path in paths]
-    drawer = Drawer()
+    fragment = _fragment(view, {name: value for name, value in choices.items() if value})
+    if not fragment:
+        is_run = len(rows) == 1 and paths[0].samefile(rows[0]["path"])
+        fragment = f"#/run/{rows[0]['key']}" if is_run else "#/runs?"
+    drawer, names = Drawer(), [str(path) for path in paths]
+    figure_drawer = drawer if figures or fragment.startswith("#/compare") else None
     try:
-        page = export_view(
-            library,
-            Comparisons(library),
-            names,
-            fragment,
-            theme,
-            drawer if figures or fragment.startswith("#/compare") else None,
-        )
+        page = export_view(library, Comparisons(library), names, fragment, theme, figure_drawer)
     finally:
         drawer.end()
     return Snapshot(page, f"dashboard of {format_count(len(rows), 'run')}", height)
+
+
+def _fragment(view: str | None, choices: Mapping[str, object]) -> str:
+    """Return the part of the address for a view or for choices; "" for neither."""
+    if view is not None:
+        require(not choices, "view", view, "given without where, metric and baseline")
+        return "#" + view.partition("#")[2]
+    return f"#/runs?{urlencode(choices, doseq=True)}" if choices else ""
 
 
 def _in_attribute(text: str) -> str:

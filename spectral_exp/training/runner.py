@@ -131,23 +131,7 @@ class Runner:
             state=self.state,
             ranks=self.ranks,
         )
-        self.results = RunResults(
-            paths=self.paths,
-            state=self.state,
-            data=self.data,
-            budget=self.budget,
-            usage=self.usage,
-            texts={
-                "val": self.windows,
-                **({} if self.test_windows is None else {"test": self.test_windows}),
-            },
-            clock=self.clock,
-            tracker=self.tracker,
-            checkpoint=self.checkpoint,
-            visualization=self.visualization,
-            component_names=tuple(self.observers),
-            ranks=self.ranks,
-        )
+        self.results = self._make_results()
         self.validator = Validator(
             settings=self.settings,
             budget=self.budget,
@@ -180,13 +164,29 @@ class Runner:
         self._observer_calls = Observers(self.observers, self.clock, self.check_owner)
         self.history = History(self._observer_calls.machine_prefixes)
         self._divided = DividedState(self.ranks, self.checkpoint, self.clock)
-        self._reported_saves = 0
-        self._plotted_step = 0
+        self._reported_saves = self._plotted_step = 0
         self._files = UnsyncedFiles(self.paths.root)
         self._problems: list[str] = []
         self.checkpoint.before_write = self._require_owner
         self.checkpoint.before_commit = self._before_commit
         self.ranks.main_may_wait = self.checkpoint.exceeds_risk
+
+    def _make_results(self) -> RunResults:
+        texts = {"val": self.windows, "test": self.test_windows}
+        return RunResults(
+            paths=self.paths,
+            state=self.state,
+            data=self.data,
+            budget=self.budget,
+            usage=self.usage,
+            texts={name: text for name, text in texts.items() if text is not None},
+            clock=self.clock,
+            tracker=self.tracker,
+            checkpoint=self.checkpoint,
+            visualization=self.visualization,
+            component_names=tuple(self.observers),
+            ranks=self.ranks,
+        )
 
     def run(self) -> TrainState:
         """Train from the newest checkpoint, or from the start, to the end; return the state.

@@ -159,6 +159,7 @@ def test_a_signal_does_not_hide_a_lost_end(disk: Path, capfd: pytest.CaptureFixt
     assert status(root) == "not_saved"
 
 
+@pytest.mark.slow
 def test_lost_results_are_an_error_with_the_remedy(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -332,9 +333,8 @@ print(manager.failures)
     assert done.stderr.count("not enough memory") + done.stderr.count("Cannot allocate memory") == 1
 
 
-@pytest.mark.parametrize(
-    "free_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (4096, 8192, 16384))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("free_bytes", [0, 4096, 8192, 16384])
 def test_resuming_on_a_full_disk_is_one_line(
     disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

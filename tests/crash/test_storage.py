@@ -52,6 +52,7 @@ def fail_at_every_call(zygote: Zygote, error: str, folder: Path, at_most: int | 
     report_count(f"{error} at system calls", len(chosen), len(chosen) - len(failed))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES"])
 def test_one_refusal_at_a_sample_of_calls(zygote: Zygote, error: str, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_vector_files_embed_their_letters_and_no_date() -> None:
     assert b"<dc:date>" not in files["svg"]
 
 
+@pytest.mark.slow
 def test_equal_figures_are_equal_files_whatever_the_process() -> None:
     code = """
 from hashlib import sha256

@@ -506,7 +506,9 @@ while True:
 """
 
 
-@pytest.mark.parametrize("extra_lines", [1, pytest.param(7, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize(
+    "extra_lines", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7)), 40]
+)
 def test_nothing_reported_is_lost_on_sigkill(tmp_path: Path, extra_lines: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(tmp_path)], stdout=subprocess.PIPE, text=True

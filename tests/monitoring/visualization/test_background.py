@@ -263,7 +263,10 @@ def test_the_child_dies_with_its_parent(stopped: bool, tmp_path: Path) -> None:
     until(lambda: gone(child))
 
 
-@pytest.mark.parametrize("way", ["file", "standard input", "error"])
+@pytest.mark.parametrize(
+    "way",
+    [*(pytest.param(w, marks=pytest.mark.slow) for w in ("file", "standard input")), "error"],
+)
 def test_the_end_of_a_script_waits_for_its_plots(way: str, tmp_path: Path) -> None:
     """Also of one that has no file, or whose main part is not guarded: the child must not run
     it."""

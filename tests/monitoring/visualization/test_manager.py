@@ -270,6 +270,7 @@ UNUSUAL_METRICS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_an_odd_metric_costs_its_panel_and_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -462,6 +463,7 @@ class BrokenModel(TinyModel):
         raise RuntimeError("no weights today")
 
 
+@pytest.mark.slow
 def test_a_broken_model_is_warned_of_once_and_the_other_plots_come(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -485,6 +487,7 @@ def test_something_that_is_no_model_is_only_warned_of(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_an_unusable_folder_is_warned_of_once_for_all_plots_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
