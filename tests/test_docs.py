@@ -83,6 +83,10 @@ JOBS = {
     "study=learning_rate:reporting": 6,
     "study=learning_rate:tuning": 4,
     "study=learning_rate": 10,
+    "study=attribution": 252,
+    "study=optimizers": 83,
+    "study=length": 80,
+    "study=size": 24,
 }
 """How many runs a sweep starts, by a part of its line."""
 

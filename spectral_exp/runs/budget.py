@@ -60,7 +60,7 @@ def parse_at(at: str) -> Budget | None:
     is_number = match is not None and _NUMBER.fullmatch(match[2]) is not None
     amount = float(match[2]) if match is not None and is_number else 0.0
     is_step = match is not None and match[1] == "step"
-    is_whole = not is_step or (amount == math.floor(amount) and amount < _MAX_STEP)
+    is_whole = not is_step or (amount < _MAX_STEP and amount == math.floor(amount))
     require(0 < amount < math.inf and is_whole, "at", at, ALLOWED_AT)
     assert match is not None
     return Budget(match[1], amount)

@@ -106,6 +106,7 @@ def described(root: Path, steps: int) -> str:
         return f"no checkpoint of step {steps}: {None if state is None else state['step']}"
     for name in ("timestamp", "config"):
         del state[name]
+    state.pop("usage", None)  # seconds
     if "train_state" in state:
         del state["train_state"]["train_s"]
     digest = hashlib.sha256()
