@@ -195,7 +195,11 @@ TRAINING = [
     "line",
     [
         pytest.param(
-            line, marks=pytest.mark.slow if "seed=1,2,3" in line or "study=" in line else ()
+            line,
+            marks=[
+                *([pytest.mark.slow] if "seed=1,2,3" in line or "study=" in line else []),
+                *([pytest.mark.exhaustive] if line in NOT_RUN else []),
+            ],
         )
         for line in TRAINING
         if "--" not in line and " search=" not in line

@@ -30,7 +30,7 @@ NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR2", "SIGXCPU")
 TIMED = ("timestamp", "tokens_per_s", "steps_at_risk", "checkpoint_")
 
 
-@pytest.mark.parametrize("seed", first_in_ci(20, 2))
+@pytest.mark.parametrize("seed", first_in_ci(20, 1))
 def test_a_signal_at_any_moment_costs_nothing(seed: int, tmp_path: Path) -> None:
     """Attempts are forks of a process that has imported everything, so that a second holds several
     of them."""
