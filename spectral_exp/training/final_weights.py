@@ -82,7 +82,9 @@ class FinalWeights:
     def _continue_alone(self) -> None:
         if self.ranks.is_sharded:
             self.validator.model = self.stepper.compute = self.model.to(self.device)
-        self.validator.ranks = Ranks()
+        alone = Ranks(self.device)
+        alone.stop = self.ranks.stop
+        self.validator.ranks = alone
 
     def _restore_best(self) -> None:
         try:
@@ -128,8 +130,8 @@ class FinalWeights:
         """Yield the windows; several processes need each other, and finish what they began."""
         if self.ranks.stop_signal is not None:
             raise _StoppedError
-        is_alone = self.validator.ranks.world.size == 1
+        ranks = self.validator.ranks
         for window in self.test_windows:
-            if is_alone and self.ranks.stop_signal is not None:
+            if ranks.world.size == 1 and ranks.stop_signal is not None:
                 raise _StoppedError
             yield window

@@ -13,7 +13,10 @@ import pytest
 
 from spectral_exp.commands.evaluate import evaluate_run
 from spectral_exp.core.errors import Interrupted
+from spectral_exp.core.signals import StopRequest
 from spectral_exp.data.batches import EvalWindows
+from spectral_exp.distributed.ranks import Ranks
+from spectral_exp.distributed.world import World
 from spectral_exp.results.checks import run_flags
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import metric_info
@@ -70,9 +73,33 @@ def test_after_an_early_stop_the_best_weights_are_tested(
     assert (final["step"], final["test_loss"]) == (8, exact.val_loss)
 
 
+class LastOfGroup(Ranks):
+    """Process 0 after the others have ended: they no longer exchange signals.
+
+    Args:
+        ranks: that of the run, which knows the signals of this process.
+    """
+
+    world = World(rank=0, size=2)
+    stop_signal = None
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    @property
+    def stop(self) -> StopRequest | None:  # type: ignore[override]
+        return self._ranks.stop
+
+
+@pytest.mark.parametrize("is_last_of_group", [False, True])
 def test_a_test_that_a_signal_ends_is_repeated_by_the_same_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_last_of_group: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings, status = [*SHORT, TESTED], "completed"
+    if is_last_of_group:  # which restores the best weights, and tests them alone
+        scripted(monkeypatch, [3.0, 3.1])
+        settings += ["training.eval_interval=1", "training.patience=1"]
+        status = "stopped_early"
     windows = EvalWindows.__iter__
 
     def kill_in_the_test(self: EvalWindows) -> Iterator[Any]:
@@ -83,12 +110,15 @@ def test_a_test_that_a_signal_ends_is_repeated_by_the_same_command(
 
     with monkeypatch.context() as patched:
         patched.setattr(EvalWindows, "__iter__", kill_in_the_test)
-        with built(tmp_path, *SHORT, TESTED) as runner, pytest.raises(Interrupted):
-            runner.run()
+        with built(tmp_path, *settings) as runner:
+            if is_last_of_group:
+                runner._final_weights.ranks = LastOfGroup(runner.ranks)
+            with pytest.raises(Interrupted):
+                runner.run()
     before = results(tmp_path)
-    assert before["status"] == "completed"
+    assert before["status"] == status
     assert "test_loss" not in before["final_metrics"]
-    with built(tmp_path, *SHORT, TESTED) as runner:
+    with built(tmp_path, *settings) as runner:
         runner.run()
     after = results(tmp_path)["final_metrics"]
     assert after["test_loss"] > 0
