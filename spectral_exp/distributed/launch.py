@@ -23,7 +23,7 @@ from spectral_exp.core.errors import Interrupted, JobError
 from spectral_exp.core.parent import dying_with_this_process
 from spectral_exp.core.signals import signals_blocked
 from spectral_exp.distributed.ending import received_ending
-from spectral_exp.distributed.rendezvous import Report, prefixed, publish
+from spectral_exp.distributed.rendezvous import Report, attempt_store, publish
 from spectral_exp.distributed.settings import DistributedSettings
 from spectral_exp.distributed.world import LAUNCHED
 
@@ -55,7 +55,7 @@ class Launcher:
             timeout=timedelta(seconds=settings.init_timeout_s),
             wait_for_workers=False,
         )
-        self._store = prefixed(self._server)
+        self._store = attempt_store(self._server)
         self._processes: list[subprocess.Popen[bytes]] = []
         self._signalled = False
         code = (

@@ -85,7 +85,7 @@ class Rendezvous:
                 f"({first_line(error)}); check MASTER_ADDR and MASTER_PORT, and "
                 "distributed.init_timeout_s"
             ) from error
-        self.store: Store = prefixed(store, address.attempt)
+        self.store: Store = attempt_store(store, address.attempt)
         self._has_reported = False
         facts = {"host": socket.gethostname(), "pid": os.getpid()}
         self.put(f"member/{world.rank}", facts)
@@ -247,7 +247,7 @@ def publish(store: Store, report: Report) -> None:
         store.add(_FAILURES, 1)
 
 
-def prefixed(store: Store, attempt: int = 0) -> Store:
+def attempt_store(store: Store, attempt: int = 0) -> Store:
     """Return the part of a store that the processes of one attempt use."""
     return PrefixStore(f"{_PREFIX}/{attempt}", store)
 

@@ -34,7 +34,7 @@ class DotProductAttention(SoftmaxAttention):
 class NoPositionAttention(DotProductAttention):
     """Dot products without any encoding of positions (Haviv et al. 2022).
 
-    The embedding adds no position table either, so that only the causal mask tells positions apart.
+    The embedding adds no position table either, so that positions differ only by the causal mask.
     Settings as for SoftmaxAttention.
     """
 

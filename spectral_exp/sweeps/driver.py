@@ -75,7 +75,7 @@ def run_sweep(
         search = SearchJobs(plan.folder, plan.searches) if plan.searches else None
         plan.add(plan.requested)
         if search is not None:
-            plan.add(search.known(plan.jobs), are_proposals=True)
+            plan.add(search.earlier_jobs(plan.jobs), are_proposals=True)
         driver = Driver(plan, run_job, stopped_by, search)
         had_work = len(plan.done) < len(plan.jobs) or search is not None
         try:
@@ -141,7 +141,7 @@ class Driver:
                 return
 
     def send_alert(self) -> None:
-        """Tell the addresses of `alerts` that the sweep is done."""
+        """Send a message to the addresses of `alerts` that the sweep is done."""
         if self.plan.alerts:
             failed = f", {len(self.given_up)} failed" if self.given_up else ""
             text = f"{len(self.plan.jobs) - len(self.given_up)} jobs done{failed}"

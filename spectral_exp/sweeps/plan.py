@@ -172,7 +172,7 @@ class Plan:
         ]
         if not are_proposals:
             _check(unchecked, self._config_dir)
-        searched = (name for search in self.searches for name in search.searched)
+        searched = (name for search in self.searches for name in search.searched_settings)
         swept = list(dict.fromkeys([*swept_settings(requested), *searched]))
         added = []
         for overrides in dict.fromkeys(map(tuple, requested)):

@@ -85,7 +85,7 @@ class Budget:
         """
         return is_out_of_time or (self.last_step is not None and step >= self.last_step)
 
-    def reached(self, step: int, is_out_of_time: bool) -> str:
+    def reached_limit(self, step: int, is_out_of_time: bool) -> str:
         """Return the setting whose limit has ended the run; "" if none has."""
         names = [name for name, last in self._last_steps().items() if last <= step]
         if is_out_of_time:
@@ -101,7 +101,7 @@ class Budget:
         return {
             **self._limits(),
             "last_step": self.last_step,
-            "reached": self.reached(step, is_out_of_time) or None,
+            "reached": self.reached_limit(step, is_out_of_time) or None,
         }
 
     def _limits(self) -> dict[str, float]:

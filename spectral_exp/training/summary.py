@@ -97,7 +97,7 @@ def _format_metrics(values: Mapping[str, float | None]) -> str:
     return "  ".join([*loss, *shown.values(), f"at step {val_step}"])
 
 
-def _prolonged(results: ResultsRecord, steps: int) -> str:
+def _double_limit(results: ResultsRecord, steps: int) -> str:
     """Return the override that doubles the limit which has ended the run."""
     budget = results.get("budget", {})
     reached = budget.get("reached")
@@ -122,7 +122,7 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
         return [generate]
     if status not in ("completed", "stopped_early", "pruned"):
         return [resume, generate]
-    further = override_to_continue(status, _pruner(root), _prolonged(results, steps))
+    further = override_to_continue(status, _pruner(root), _double_limit(results, steps))
     return [generate, f"{resume} {further}".rstrip()]
 
 

@@ -16,9 +16,9 @@ from spectral_exp.distributed.ranks import Ranks
 class Usage:
     """Measures what the training steps of all processes use, over all attempts at a run.
 
-    A step on a CPU costs two readings of a clock. On a CUDA device two events also enclose the
-    kernels of a step in their stream. They are read after later steps, so that the host never waits
-    for them.
+    A step on a CPU costs two readings of each of two clocks. On a CUDA device two events also
+    enclose the kernels of a step in their stream. They are read after later steps, so that the host
+    never waits for them.
 
     Args:
         device: the device of this process.
@@ -88,7 +88,7 @@ class Usage:
 
     def totals(self) -> dict[str, float]:
         """Return the entries for the results; those that are unknown or do not apply are absent."""
-        return self._known(self.cpu_s, self.device_s)
+        return self._known_seconds(self.cpu_s, self.device_s)
 
     def attempts(self, step: int, train_s: float) -> list[dict[str, float]]:
         """Return what each attempt has used for the steps that the present weights contain.
@@ -102,7 +102,7 @@ class Usage:
             "from_step": first_step,
             "to_step": step,
             "train_s": train_s - before_s,
-            **self._known(self.cpu_s - cpu_s, self.device_s - device_s),
+            **self._known_seconds(self.cpu_s - cpu_s, self.device_s - device_s),
         }
         return [*self._earlier, now]
 
@@ -124,14 +124,16 @@ class Usage:
         self._earlier = list(known.get("attempts", ()))
         self._before = (step, train_s, self.cpu_s, self.device_s)
 
-    def _known(self, cpu_s: float, device_s: float) -> dict[str, float]:
+    def _known_seconds(self, cpu_s: float, device_s: float) -> dict[str, float]:
         seconds = {"cpu_s": cpu_s}
         if self._has_events or device_s > 0:
             seconds["device_s"] = device_s
         return {name: value for name, value in seconds.items() if not math.isnan(value)}
 
     def _record_event(self) -> torch.cuda.Event:
-        event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        if not self._free:
+            self._free.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+        event = self._free.pop()
         event.record(torch.cuda.current_stream(self._device))
         return event
 

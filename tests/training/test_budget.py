@@ -48,10 +48,10 @@ def test_the_last_step_is_the_first_that_reaches_a_limit(
         }
         return [name for name, (n, most) in used.items() if most is not None and n >= most]
 
-    assert budget.reached(last, False) in reaches(last)
+    assert budget.reached_limit(last, False) in reaches(last)
     assert budget.is_over(last, False)
     assert last == 1 or not (reaches(last - 1) or budget.is_over(last - 1, False))
-    assert budget.reached(last - 1, False) == ""
+    assert budget.reached_limit(last - 1, False) == ""
 
 
 @given(st.integers(1, 400), st.floats(0, 50), st.floats(0, 50))

@@ -35,7 +35,7 @@ class SearchJobs:
         self._searches = searches
         self._ended: dict[tuple[str, tuple[str, ...]], Trial] = {}
 
-    def known(self, planned: Mapping[str, PlannedJob]) -> list[list[str]]:
+    def earlier_jobs(self, planned: Mapping[str, PlannedJob]) -> list[list[str]]:
         """Return the overrides of the jobs that the searches have proposed before.
 
         Args:
@@ -61,7 +61,7 @@ class SearchJobs:
         for search in self._searches:
             trials = list(self._trials(search.settings, planned).values())
             jobs += search.propose(trials, count - len(jobs))
-        return jobs or self.known(planned)
+        return jobs or self.earlier_jobs(planned)
 
     def _trials(
         self, settings: SearchSettings, planned: Mapping[str, PlannedJob]

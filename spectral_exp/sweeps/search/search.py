@@ -68,7 +68,7 @@ class Search:
         return [item for item in self.items if not isinstance(item, str)]
 
     @property
-    def searched(self) -> list[str]:
+    def searched_settings(self) -> list[str]:
         """The names of the settings that are searched."""
         return [dimension.setting for dimension in self.dimensions]
 
@@ -134,12 +134,12 @@ class Search:
                 f"{name} has nothing to search; give a setting a range, as in "
                 "optimizer.learning_rate='tag(log, interval(1e-4, 1e-2))'"
             )
-        if "seed" in self.searched:
+        if "seed" in self.searched_settings:
             raise UserError(
                 f"{name} cannot search seed, since the best of several seeds is no result; train "
                 "the best settings with other seeds afterwards"
             )
-        if useless := [one for one in self.searched if not makes_another_experiment(one)]:
+        if useless := [one for one in self.searched_settings if not makes_another_experiment(one)]:
             raise UserError(
                 f"{name} cannot search {useless[0]}, which does not change what is trained; give "
                 "it one value"
@@ -170,7 +170,7 @@ class Search:
     def _point_of(self, trial: Trial) -> Point | None:
         """Return the point of a trial, or None if it does not belong to this search."""
         fixed = [item for item in self.items if isinstance(item, str)]
-        if not is_same_experiment(trial.overrides, fixed, self.searched):
+        if not is_same_experiment(trial.overrides, fixed, self.searched_settings):
             return None
         given = last_overrides(trial.overrides)
         values = []
@@ -220,7 +220,7 @@ class Search:
                 job.append(item.override(next(values)))
             else:
                 job.append(item.overrides[int(next(values))])
-        return [*job, f"search.settings={format_value(self.searched)}"]
+        return [*job, f"search.settings={format_value(self.searched_settings)}"]
 
 
 def _ends(dimension: Dimension) -> Sequence[float]:
