@@ -102,15 +102,15 @@ class RGD(EagerOptimizer):
             "gate_embeddings": gate_embeddings,
             "gate_every": gate_every,
         }
-        require(direction in DIRECTIONS, "direction", direction, " or ".join(DIRECTIONS))
-        if direction == "muon":  # groups and checkpoints of Adam have no settings of Muon
-            defaults |= {
-                "direction": direction,
-                "momentum": momentum,
-                "nesterov": nesterov,
-                "ns_steps": ns_steps,
-                "rate_scale": rate_scale,
-            }
+        if direction != "adam":
+            defaults["direction"] = direction
+        # Only of groups that follow Muon; groups and checkpoints of Adam have none.
+        self._muon_settings = {
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "rate_scale": rate_scale,
+        }
         self._resonance: Tensor | None = None
         self._finite: Tensor | None = None
         super().__init__(params, defaults)
@@ -128,7 +128,11 @@ class RGD(EagerOptimizer):
         require(warmup >= 0, "warmup_steps", warmup, ">= 0")
         require(gate in GATES, "gate_embeddings", gate, "one of " + ", ".join(GATES))
         require(group["gate_every"] >= 1, "gate_every", group["gate_every"], ">= 1")
-        if group.get("direction") == "muon":
+        direction = group.get("direction", "adam")
+        require(direction in DIRECTIONS, "direction", direction, " or ".join(DIRECTIONS))
+        if direction == "muon":
+            param_group = {**self._muon_settings, **param_group}
+            group |= param_group
             check_muon(group["momentum"], group["ns_steps"], group["rate_scale"])
             remedy = "Muon's directions take much longer than their gate"
             is_usual = group["gate_every"] == 1

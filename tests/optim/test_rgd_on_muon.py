@@ -180,3 +180,16 @@ def test_the_factory_passes_every_setting_and_adam_has_none_of_them() -> None:
     assert group.items() >= {"direction": "muon", **settings}.items()
     (group,) = build_rgd([nn.Parameter(torch.ones(2, 2))], **settings).param_groups
     assert not group.keys() & {"direction", *settings}
+
+
+def test_a_group_may_follow_a_direction_of_its_own() -> None:
+    by_group, by_default = make_groups(), make_groups()
+    for group in by_group:
+        group["direction"] = "muon" if group["role"] == "hidden" else "adam"
+    mixed = build_rgd(by_group, 0.02, momentum=0.8)
+    train(mixed, by_group, range(3))
+    train(build_rgd(by_default, 0.02, direction="muon", momentum=0.8), by_default, range(3))
+    for mine, expected in zip(parameters(by_group), parameters(by_default), strict=True):
+        assert torch.equal(mine, expected)
+    with pytest.raises(SettingError, match=r"^direction=sgd must be"):
+        mixed.add_param_group({"params": [nn.Parameter(torch.ones(2, 2))], "direction": "sgd"})
