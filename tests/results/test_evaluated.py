@@ -98,9 +98,11 @@ def test_damaged_records_are_left_out_and_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     bad = ["{", "[]\n", record(1.0, 64)[:40], "\n\xff\n", record(1.0, 64).replace('"val"', "5")]
     bad.append(record(2.0, 64).replace('"block_size": 64', '"block_size": "64"'))
+    bad += [record(2.0, 64, text=""), record(2.0, 0), record(2.0, 10**15), record(2.0, 8, stride=0)]
     RunPaths(run).evaluations_file.write_bytes("".join([*bad, record(9.0, 32)]).encode("latin1"))
     loaded = load_run(run)
     assert [one["bpb"] for one in loaded.evaluations] == [9.0]
+    assert evaluation_metrics([loaded], ["all"]) == ["bpb@val:32"]
     (problem,) = loaded.problems
     assert problem.endswith("line(s) of evaluations.jsonl cannot be read")
 
