@@ -158,7 +158,7 @@ def metric_info(
     Args:
         name: of the metric; `train/loss` is a `loss`, and `val/loss` a `val_loss`.
         units: unit by name of metric, also of the one without `best_`, `val_` or `test_`.
-        better: direction by name of metric, likewise.
+        better: direction by name of metric, as for `units`.
     """
     section, slash, rest = name.partition("/")
     usual = f"{_SECTIONS[section]}{rest}" if slash and section in _SECTIONS else name
