@@ -22,7 +22,7 @@ from spectral_exp.commands.options import (
 )
 from spectral_exp.core.allocator import keep_freed_memory
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import Interrupted, SettingError, UserError, nearest, require
+from spectral_exp.core.errors import Interrupted, SettingError, UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.wording import format_count
 from spectral_exp.plots.load import import_matplotlib
@@ -30,15 +30,14 @@ from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.attribution import attribute
 from spectral_exp.results.compared import Comparison
-from spectral_exp.results.comparison import compare
+from spectral_exp.results.comparison import compare, explain_unknown_metric
 from spectral_exp.results.evaluated import evaluation_metrics
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
 from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.differences import run_differences
-from spectral_exp.runs.evaluations import SCORES, evaluation_conditions
+from spectral_exp.runs.evaluations import SCORES
 from spectral_exp.runs.load import load_run
-from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.output_file import refuse_loss, write_output
 from spectral_exp.runs.run import Run, shared_metric_info, usual_metric
 
@@ -266,15 +265,7 @@ def _report(options: argparse.Namespace) -> str:
 
 def _require_metric(metric: str, runs: Sequence[Run]) -> None:
     if not any(run.value(metric) is not None for run in runs):
-        known = set(DERIVED)
-        for run in runs:
-            known.update(one.name for one in evaluation_conditions(run.evaluations))
-            known.update(run.metrics, run.results.get("final_metrics", ()))
-        known.discard("step")
-        raise UserError(
-            f"no run has a metric {metric}; known are {', '.join(sorted(known))}"
-            f"{nearest(metric, known)}"
-        )
+        raise UserError(explain_unknown_metric(metric, runs))
 
 
 def _order(

@@ -104,6 +104,16 @@ def _check_at(at: str, metric: str, lower_is_better: bool | None) -> None:
         )
 
 
+def explain_unknown_metric(metric: str, runs: Sequence[Run]) -> str:
+    """Return the sentence that no run has a metric, with the names of those that some run has."""
+    found = {name for name in DERIVED if any(run.value(name) is not None for run in runs)}
+    for run in runs:
+        found.update(run.metrics, run.results.get("final_metrics") or {})
+        found.update(one.name for one in evaluation_conditions(run.evaluations))
+    known = sorted(found - {"step", metric})
+    return f"no run has the metric {metric}{nearest(metric, known)}; known are {', '.join(known)}"
+
+
 def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
     """Return the ablations by the part that differs, in the order of the grid."""
     found: dict[str, list[Difference]] = {part: [] for part in PARTS}
@@ -318,10 +328,4 @@ def _no_metric(metric: str, at: str, groups: Sequence[Group]) -> str:
             f"no run has a value of {metric} up to {budget.words}: the first is of step"
             f" {min(first)}"
         )
-    found = {name for run in runs for name in run.results.get("final_metrics") or {}}
-    found |= {one.name for run in runs for one in evaluation_conditions(run.evaluations)}
-    names = sorted({*found, *DERIVED} - {"step"})
-    return (
-        f"no run has the metric {metric}{nearest(metric, names)}; known are {', '.join(names)}, and"
-        " all that is logged"
-    )
+    return explain_unknown_metric(metric, runs)

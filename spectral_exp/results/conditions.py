@@ -71,7 +71,7 @@ class Condition:
             return any(_has_mark(texts, wanted) for wanted in self.values) == (self.sign == "=")
         value = self.names.value(run, self.name)
         if self.sign in ("=", "!="):
-            return any(_equals(value, wanted) for wanted in self.values) == (self.sign == "=")
+            return any(is_equal(value, wanted) for wanted in self.values) == (self.sign == "=")
         if value is None:
             return False
         number = _number(value)
@@ -117,7 +117,8 @@ def compare_numbers(value: Any, sign: str, wanted: str) -> bool:
     return _ORDERS[sign](number, wanted_number)
 
 
-def _equals(value: Any, wanted: str) -> bool:
+def is_equal(value: Any, wanted: str) -> bool:
+    """Return whether a value is the wanted one, or matches it as a pattern with `*`."""
     text = value_text(value)
     if value is None and wanted.lower() in _NOTHING:
         return True

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from spectral_exp.core.errors import SettingError, UserError, nearest
 from spectral_exp.results.compared import Comparison, GroupSummary
-from spectral_exp.results.conditions import compare_numbers, split_condition
+from spectral_exp.results.conditions import compare_numbers, is_equal, split_condition
 from spectral_exp.results.number_texts import decimals, interval_text, number_text
 from spectral_exp.results.table_formats import Cell, TextTable
 from spectral_exp.runs.evaluations import (
@@ -66,9 +66,11 @@ def _predicate(text: str) -> Callable[[EvaluationMetric], bool]:
     if name not in _NAMES:
         allowed = f"{ALL}, or a condition on {', '.join(_NAMES)}{nearest(name, list(_NAMES))}"
         raise SettingError("evaluation", text, allowed)
-    read, wanted = _NAMES[name], [part.strip() for part in value.split(",")]
+    read = _NAMES[name]
     if sign in ("=", "!="):
-        return lambda one: (str(read(one)) in wanted) == (sign == "=")
+        # The path of a text may hold commas.
+        wanted = [value, *(part.strip() for part in value.split(","))]
+        return lambda one: any(is_equal(read(one), each) for each in wanted) == (sign == "=")
     return lambda one: compare_numbers(read(one), sign, value)
 
 

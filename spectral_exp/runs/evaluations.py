@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.regular_file import read_regular
 from spectral_exp.runs.layout import RunPaths
-from spectral_exp.runs.schema import Count, Findings, conform
+from spectral_exp.runs.schema import Between, Count, Findings, Matching, conform
 
 SCORES = ("bpb", "loss", "perplexity")
 """The numbers of an evaluation that are compared."""
@@ -30,11 +30,16 @@ _FORM = re.compile(
 )
 
 
+# What the name of a metric can hold.
+_Text = Annotated[str, Matching(r"(?s:.+)", "a text that is not empty")]
+_Length = Annotated[int, Between(1, 10**15 - 1)]
+
+
 class _Required(TypedDict):
     step: Count
-    text: str
-    block_size: Count
-    stride: Count
+    text: _Text
+    block_size: _Length
+    stride: _Length
     loss: float
     bpb: float
 

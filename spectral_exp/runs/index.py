@@ -39,7 +39,7 @@ _MIN_AGE_NS = 2_500_000_000  # FAT stores times in steps of two seconds
 _MAX_ENTRY_AGE_S = 90 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 2.0
 _MAX_SINGLE_QUERIES = 50  # for more entries, the whole index is read in one query
-_FORMAT = 2
+_FORMAT = 3
 """Version of the format of facts. Increase it if the same files give other facts."""
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS facts "

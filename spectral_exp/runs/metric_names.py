@@ -158,7 +158,7 @@ def metric_info(
     Args:
         name: of the metric; `train/loss` is a `loss`, and `val/loss` a `val_loss`.
         units: unit by name of metric, also of the one without `best_`, `val_` or `test_`.
-        better: direction by name of metric, likewise.
+        better: direction by name of metric, as for `units`.
     """
     section, slash, rest = name.partition("/")
     usual = f"{_SECTIONS[section]}{rest}" if slash and section in _SECTIONS else name
@@ -179,7 +179,7 @@ def _known_metric(name: str) -> Metric:
     if (known := METRICS.get(name) or _WITHOUT_PANEL.get(name)) is not None:
         return known
     if (evaluation := parse_evaluation(name)) is not None:
-        return _evaluated(evaluation)
+        return _evaluation_info(evaluation)
     suffixes = {**_UNIT_SUFFIXES, **(_GPU_SUFFIXES if name.startswith("gpu/") else {})}
     suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), "")
     unit = suffixes.get(suffix, "value")
@@ -211,7 +211,7 @@ def _known_metric(name: str) -> Metric:
     return shown if known is None else replace(shown, direction=known.direction, kind=known.kind)
 
 
-def _evaluated(evaluation: EvaluationMetric) -> Metric:
+def _evaluation_info(evaluation: EvaluationMetric) -> Metric:
     """Return the properties of a score on a text."""
     known = METRICS.get({"bpb": "val_bpb", "loss": "val_loss"}.get(evaluation.number, ""))
     known = known or METRICS.get(evaluation.number) or Metric("", "value")

@@ -51,11 +51,17 @@ def open_experiment(base_dir: str | Path, name: str, config: Mapping[str, Any]) 
         UserError: the folders cannot be created or written.
     """
     base = Path(base_dir)
-    for root in _unfinished_runs(base, clean_name(name), _as_recorded(config)):
+    recorded = _as_recorded(config)
+    for root in _runs_of(base, clean_name(name)):
+        if not _is_unfinished(root, recorded):
+            continue
         try:
             _lock(root)
         except RunInUseError as error:
             log.info("%s", error)
+            continue
+        if not _is_unfinished(root, recorded):  # another process has finished it meanwhile
+            close_experiment(root)
             continue
         log.info("continuing the run %s", root)
         return create_experiment_directory(base, root.name)
@@ -71,27 +77,30 @@ def close_experiment(root: str | Path) -> None:
         _release(owner, lock)
 
 
-def _unfinished_runs(base: Path, name: str, config: Any) -> Iterator[Path]:
-    """Yield the run directories that can be continued, the newest first."""
+def _runs_of(base: Path, name: str) -> Iterator[Path]:
+    """Yield the run directories of an experiment, the newest first."""
     pattern = re.compile(rf"{re.escape(name)}_(\d{{8}}_\d{{6}})_\w{{8}}")
     found = [
         (match[1], path)
         for path in (base.iterdir() if base.is_dir() else ())
         if (match := pattern.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
     ]
-    for _, path in sorted(found, reverse=True):
-        paths = RunPaths(path)
-        if not paths.config_file.exists():
-            continue
-        try:
-            recorded = read_object(paths.config_file)
-            results = read_object(paths.results_file) if paths.results_file.exists() else None
-        except UserError as error:
-            log.warning("%s is not continued: %s", path, error)
-            continue
-        is_unfinished = results is None or results.get("status") in _CONTINUED
-        if is_unfinished and recorded.get("config") == config:
-            yield path
+    yield from (path for _, path in sorted(found, reverse=True))
+
+
+def _is_unfinished(root: Path, config: Any) -> bool:
+    """Return whether a run with these settings can be continued."""
+    paths = RunPaths(root)
+    if not paths.config_file.exists():
+        return False
+    try:
+        recorded = read_object(paths.config_file)
+        results = read_object(paths.results_file) if paths.results_file.exists() else None
+    except UserError as error:
+        log.warning("%s is not continued: %s", root, error)
+        return False
+    has_not_ended = results is None or results.get("status") in _CONTINUED
+    return has_not_ended and recorded.get("config") == config
 
 
 def _as_recorded(config: Mapping[str, Any]) -> Any:

@@ -164,7 +164,7 @@ class Totals(TypedDict, total=False):
     tokens_per_s: float
 
 
-class Budget(TypedDict, total=False):
+class BudgetRecord(TypedDict, total=False):
     """The limits of a run, and the setting whose limit has ended it."""
 
     max_steps: Count
@@ -214,7 +214,7 @@ class ResultsRecord(TypedDict, total=False):
     best_checkpoint: str
     generation_samples: list[Any]
     totals: Totals
-    budget: Budget
+    budget: BudgetRecord
     evaluation: dict[str, EvaluatedText]
     reference: Reference
     monitoring_cost: MonitoringCost

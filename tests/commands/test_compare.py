@@ -212,7 +212,10 @@ def test_plots_show_the_groups_of_the_table(
         (["{outputs}", "--where", "optimizer=lion"], "none of 9 runs meets optimizer=lion"),
         (["{outputs}", "--where", "optimizr=rgd"], "did you mean optimizer?"),
         (["{outputs}", "--group-by", "optimizr"], "did you mean optimizer?"),
-        (["{outputs}", "--metric", "val_bqb"], "no run has a metric val_bqb; known are"),
+        (
+            ["{outputs}", "--metric", "val_bqb"],
+            "no run has the metric val_bqb; did you mean val_bpb?; known are grad_norm",
+        ),
         (["{outputs}", "--metric", ","], "--metric"),
         (["{outputs}", "--sort", "val_bqb"], "--sort=val_bqb is no metric"),
         (["{outputs}", "--at", "last"], "at=last must be final, best, step:N, tokens=N"),

@@ -313,6 +313,25 @@ def test_a_run_belongs_to_the_process_that_has_opened_it(tmp_path: Path) -> None
     assert begin(tmp_path, {}) == other
 
 
+def test_a_run_that_ends_while_it_is_opened_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = begin(tmp_path, {})
+    ConfigTracker(root).save_results({}, status="interrupted")
+    acquire = RunLock.acquire
+
+    def finish_and_acquire(lock: RunLock) -> None:
+        if lock.path.parent == root:  # as by another process that has had the lock until now
+            ConfigTracker(root).save_results({})
+        acquire(lock)
+
+    monkeypatch.setattr(RunLock, "acquire", finish_and_acquire)
+    other = begin(tmp_path, {})
+    assert other != root
+    with RunLock(root):  # it was released
+        assert load_run(root).results["status"] == "completed"
+
+
 def test_a_run_without_a_readable_record_is_not_continued(tmp_path: Path) -> None:
     root = begin(tmp_path, {})
     (root / "config.json").write_text("{")

@@ -386,19 +386,19 @@ def test_values_before_the_end_compare_by_the_steps_until_then() -> None:
 
 
 def test_tests_compare_if_they_read_the_same_text_in_the_same_windows() -> None:
-    def tested(seed: int, sha: str, windows: int) -> FakeRun:
+    def make_tested_run(seed: int, sha: str, windows: int) -> FakeRun:
         return fake_run(
             seed=seed,
             record={"dataset.test_sha256": sha * 32, "dataset.val_sha256": f"{seed:02d}" * 32},
             results={"evaluation": {"test": {"windows": windows}}},
         )
 
-    runs = tested(1, "aa", 30), tested(2, "bb", 31)
+    runs = make_tested_run(1, "aa", 30), make_tested_run(2, "bb", 31)
     matches, warnings = checks.match_groups(runs[:1], runs[1:], "test_bpb")
     assert (matches["validation"], matches["evaluation"]) == (False, False)
     words = " ".join(map(str, warnings))
     assert "aaaaaaaa against bbbbbbbb" in words
     assert "30 windows of 64 tokens against 31 windows of 64 tokens" in words
-    same = checks.match_groups(runs[:1], [tested(2, "aa", 30)], "test_bpb")
+    same = checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)], "test_bpb")
     assert same[0]["validation"] is same[0]["evaluation"] is True
-    assert checks.match_groups(runs[:1], [tested(2, "aa", 30)])[0]["validation"] is False
+    assert checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)])[0]["validation"] is False

@@ -246,6 +246,9 @@ def test_unknown_place_in_a_run(at: str) -> None:
 def test_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="no run has the metric val_bbp; did you mean val_bpb"):
         compare([seeds("classic", CLASSIC)], "val_bbp")
+    with pytest.raises(UserError, match="no run has the metric flops; known are n_param") as caught:
+        compare([seeds("classic", CLASSIC)], "flops")
+    assert "cpu_s" not in str(caught.value)
     with pytest.raises(UserError, match="nothing to compare"):
         compare([])
 

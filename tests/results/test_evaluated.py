@@ -98,9 +98,11 @@ def test_damaged_records_are_left_out_and_counted(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     bad = ["{", "[]\n", record(1.0, 64)[:40], "\n\xff\n", record(1.0, 64).replace('"val"', "5")]
     bad.append(record(2.0, 64).replace('"block_size": 64', '"block_size": "64"'))
+    bad += [record(2.0, 64, text=""), record(2.0, 0), record(2.0, 10**15), record(2.0, 8, stride=0)]
     RunPaths(run).evaluations_file.write_bytes("".join([*bad, record(9.0, 32)]).encode("latin1"))
     loaded = load_run(run)
     assert [one["bpb"] for one in loaded.evaluations] == [9.0]
+    assert evaluation_metrics([loaded], ["all"]) == ["bpb@val:32"]
     (problem,) = loaded.problems
     assert problem.endswith("line(s) of evaluations.jsonl cannot be read")
 
@@ -133,6 +135,7 @@ def test_conditions_choose_evaluations(outputs: Path) -> None:
     assert chosen("text=val") == chosen("stride!=32") == chosen("stride>32") == val
     assert chosen("text=val", "block_size=64, 256") == [val[0], val[2]]
     assert chosen("block_size<=64") == val[:1]
+    assert chosen("text=v*") == val
     two = evaluation_metrics(runs, ["block_size=64"], ["loss", "bpb"])
     assert two == ["loss@val:64", "bpb@val:64"]
     with pytest.raises(UserError, match=r"an evaluation with stride=1; recorded are test:128/32"):
@@ -145,6 +148,19 @@ def test_conditions_choose_evaluations(outputs: Path) -> None:
         evaluation_metrics([], ["all"])
     with pytest.raises(SettingError, match="metric=val_bpb must be among bpb, loss, perplexity"):
         evaluation_metrics(runs, ["all"], ["val_bpb"])
+
+
+def test_texts_with_commas_and_signs_can_be_chosen(tmp_path: Path) -> None:
+    texts = ["a,b.txt", "a=b", "c.txt", "x:64/32", "*"]
+    run = make_run(tmp_path)
+    add(run, *(record(2.0, 64, text=text) for text in texts))
+    loaded = load_run(run)
+    for text in texts[:-1]:
+        (name,) = evaluation_metrics([loaded], [f"text={text}"])
+        assert name == f"bpb@{text}:64"
+        assert loaded.value(name) == 2.0
+    assert len(evaluation_metrics([loaded], ["text=a,b.txt,c.txt"])) == 1
+    assert len(evaluation_metrics([loaded], ["text=*.txt"])) == 2
 
 
 def test_groups_are_compared_at_every_length(outputs: Path) -> None:

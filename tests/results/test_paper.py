@@ -535,7 +535,8 @@ def test_a_report_shows_the_machine(tmp_path: Path, caplog: pytest.LogCaptureFix
     root = make_run(tmp_path / "outputs", "wave", 3)
     file = RunPaths(root).system_file
     line = '{"step": 1, "timestamp": "2026-01-01T0%d:00:00+00:00", "system/cpu_percent": 50, %s}\n'
-    file.write_text("".join(line % (hour, '"gpu/0/power_w": 300') for hour in range(3)))
+    names = '"gpu/0/power_w": 300, "gpu/%s/power_w": 1, "gpu/memory_mb": 1' % ("\\u001b" * 999)
+    file.write_text("".join(line % (hour, names) for hour in range(3)))
     assert report_command.main([str(root), "--formats", "md"]) == 0
     assert "The machine over the time of the run" in (root / "report/report.md").read_text()
     assert (root / "report/figures/system.png").read_bytes().startswith(b"\x89PNG")

@@ -115,6 +115,7 @@ def test_latex_compiles(comparison: Comparison, tmp_path: Path) -> None:
     subprocess.run(
         ["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
     )
+    assert (tmp_path / "t.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_json_has_every_digit(comparison: Comparison, runs: ResultsAggregator) -> None:

@@ -99,11 +99,11 @@ def evaluations_of_run(run: Run, metrics: Sequence[str]) -> tuple[Block, ...]:
         (
             (Code(one.text),),
             (_window_words(one),),
-            _recorded(run, one, "step", ",.0f"),
-            _recorded(run, one, "windows", ",.0f"),
-            _recorded(run, one, "bpb", ".4f"),
-            _recorded(run, one, "standard_error_bpb", ".4f"),
-            _recorded(run, one, "loss", ".4f"),
+            _score_text(run, one, "step", ",.0f"),
+            _score_text(run, one, "windows", ",.0f"),
+            _score_text(run, one, "bpb", ".4f"),
+            _score_text(run, one, "standard_error_bpb", ".4f"),
+            _score_text(run, one, "loss", ".4f"),
         )
         for one in known
     ]
@@ -120,7 +120,7 @@ def evaluations_of_run(run: Run, metrics: Sequence[str]) -> tuple[Block, ...]:
     return (Heading("Evaluations"), table)
 
 
-def _recorded(run: Run, evaluation: EvaluationMetric, number: str, show: str) -> Text:
+def _score_text(run: Run, evaluation: EvaluationMetric, number: str, show: str) -> Text:
     metric = replace(evaluation, number=number).name
     value = run.value(metric)
     if value is None:

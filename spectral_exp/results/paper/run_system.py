@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from math import ceil
 
@@ -42,6 +43,8 @@ _PANELS = {
 # Longest time that is shown in a unit -> the unit and its hours.
 _UNITS = {2 / 60: ("seconds", 1 / 3600), 2.0: ("minutes", 1 / 60), 72.0: ("hours", 1.0)}
 _DAYS = ("days", 24.0)
+# Labels show the index, and records may come from strangers.
+_NAME = re.compile(r"system/\w+|gpu/\d{1,4}/\w+", re.ASCII)
 
 
 def run_system(run: Run) -> Figure | None:
@@ -54,7 +57,7 @@ def run_system(run: Run) -> Figure | None:
     panels = {
         title: names
         for title, ends in _PANELS.items()
-        if (names := [name for name in measured if name.endswith(tuple(ends))])
+        if (names := [n for n in measured if n.endswith(tuple(ends)) and _NAME.fullmatch(n)])
     }
     if not panels:
         return None
