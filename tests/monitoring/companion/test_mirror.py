@@ -54,10 +54,14 @@ class Memory(Tracker):
     def __init__(self) -> None:
         self.server: dict[str, list[Any]] = {}
         self.opened: list[tuple[str, int]] = []
+        self.remotes: list[dict[str, Any]] = []
         self.ended: list[str] = []
 
     def open(self, run: MirroredRun, remote: Mapping[str, Any]) -> dict[str, Any]:
         self.opened.append((run.key, run.last_step))
+        self.remotes.append(dict(remote))
+        if self.can_rewind and run.last_step < 0:
+            self.server.clear()
         if self.can_rewind:
             # Like the first step of an event file.
             for name in ("points", "images", "texts"):
@@ -203,6 +207,27 @@ def test_settings_results_samples_plots_and_tags_arrive_once(
     assert tracker.server["results"] == [{"status": "completed", "totals.steps": 3}]
     assert tracker.server["tags"] == [["good"]]
     assert tracker.ended == ["completed", "completed"]
+
+
+def test_a_remote_run_that_begins_anew_stays_in_its_place_and_gets_everything_again(
+    tmp_path: Path, tracker: Memory
+) -> None:
+    RunPaths(tmp_path).config_file.write_text(json.dumps({"config": {"name": "wave"}}))
+    for _ in range(2):  # the process ends before the first step
+        mirror = Mirror(tmp_path, TARGET)
+        push_all(mirror)
+        mirror.abandon()
+        assert [config["name"] for config in tracker.server["config"]] == ["wave"]
+    with MetricsLogger(tmp_path / "logs", 1) as logger:
+        logger.log_metrics(1, {"loss": 1.0})
+        logger.log_metrics(2, {"loss": 2.0})
+        push_all(Mirror(tmp_path, TARGET), is_over=True)
+        logger.cut_back(1)
+        push_all(Mirror(tmp_path, TARGET), is_over=True)
+    assert tracker.values() == [(1, {"loss": 1.0})]
+    assert [config["name"] for config in tracker.server["config"]] == ["wave"]
+    assert tracker.opened[-1][1] == -1
+    assert tracker.remotes == [{}, *({"n": n} for n in range(1, len(tracker.opened)))]
 
 
 def test_a_tracker_never_gets_a_later_step_before_an_earlier_one(
