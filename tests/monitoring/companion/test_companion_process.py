@@ -186,7 +186,7 @@ def test_a_run_that_moves_to_another_process_ends_the_companion(tmp_path: Path) 
         "from spectral_exp.runs.lock import RunLock; lock = RunLock('run'); lock.acquire();"
         "c = Companion('run', system=SystemMetrics(interval_s=0.2)); c.start();"
         "os.set_inheritable(c._process._input.fileno(), True); child = os.fork();"
-        "child or (time.sleep(60), os._exit(0)); print(child, flush=True); sys.stdin.read()"
+        "child or (time.sleep(200), os._exit(0)); print(child, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -194,13 +194,15 @@ def test_a_run_that_moves_to_another_process_ends_the_companion(tmp_path: Path) 
     with process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        wait_until(RunPaths(root).system_file.exists, "the companion measures")
-        (companion,) = companions_of(root)
-        process.kill()
-        process.wait()
-        psutil.wait_procs([companion], timeout=100)
-        os.kill(child, signal.SIGKILL)
-        assert not companion.is_running()
+        try:
+            wait_until(RunPaths(root).system_file.exists, "the companion measures")
+            (companion,) = companions_of(root)
+            process.kill()
+            process.wait()
+            psutil.wait_procs([companion], timeout=100)
+            assert not companion.is_running(), "while the child holds the pipe"
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_what_cannot_be_measured_or_logged_stops_nothing(
