@@ -132,6 +132,11 @@ class Mirror:
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._status = ""
 
+    @property
+    def waits_for_end(self) -> bool:
+        """Whether the tracker gets nothing before training has ended."""
+        return make_tracker(self._target.kind, self._target.where).is_written_at_once
+
     def push(self, is_over: bool) -> bool:
         """Send what is new; return whether more is waiting.
 

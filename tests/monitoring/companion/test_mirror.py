@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral_exp.commands import mirror as mirror_command
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.companion import mirror as mirror_module
@@ -20,6 +21,7 @@ from spectral_exp.monitoring.companion.mirror import Mirror
 from spectral_exp.monitoring.companion.targets import Target
 from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Point, Tracker
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.marks import update_marks
 
 
@@ -288,13 +290,21 @@ def test_a_damaged_or_hostile_cursor_begins_a_new_remote_run(
     assert len({key for key, _ in tracker.opened}) == 2
 
 
-def test_a_run_that_is_written_at_once_waits_for_its_end(tmp_path: Path, tracker: Memory) -> None:
+def test_a_run_that_is_written_at_once_waits_for_its_end(
+    tmp_path: Path, tracker: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracker.is_written_at_once = True
     tracker.can_rewind = False  # type: ignore[misc]
     logger = MetricsLogger(tmp_path / "logs", 1)
     logger.log_metrics(1, {"loss": 1.0})
     mirror = Mirror(tmp_path, TARGET)
     assert not mirror.push(False)
+    mirror.abandon()
+    with RunLock(tmp_path):
+        assert not mirror_command._mirror(tmp_path, TARGET)
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "is not mirrored to trackio:project: it takes whole runs" in captured.err
     assert not tracker.server
     push_all(mirror, is_over=True)
     logger.log_metrics(2, {"loss": 2.0})
