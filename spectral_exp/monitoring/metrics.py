@@ -258,7 +258,7 @@ def _check_names(names: Iterable[object]) -> None:
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """Return an entry and its text for metrics of any type."""
     flat = {name: _scalar(value) for name, value in _flatten(metrics).items()}
-    plain = without_secrets(jsonable(flat))
+    plain = _hide_secrets(jsonable(flat))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [
@@ -266,6 +266,15 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
         for name, value in plain.items()
     ]
     return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
+
+
+def _hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics without secrets. Numbers stay, whatever their names, as in `_formats`."""
+    hidden = without_secrets(values)
+    return {
+        name: shown if metric_number(value) is None else value
+        for value, (name, shown) in zip(values.values(), hidden.items(), strict=True)
+    }
 
 
 def _flatten(metrics: Mapping[str, Any], depth: int = 0) -> dict[Any, Any]:
