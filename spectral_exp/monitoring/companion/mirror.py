@@ -303,13 +303,13 @@ class Mirror:
     def _send_points(self, tracker: Tracker, points: Sequence[Point]) -> None:
         if points:
             tracker.log_points(points)
-            self._has_sent(max(point.step for point in points))
+            self._record_step(max(point.step for point in points))
 
     def _send_sample(self, tracker: Tracker, sample: content.Sample) -> None:
         tracker.log_text("samples", sample.step, sample.text)
         self._samples.remove(sample)
         self._cursor.sample_step = sample.step
-        self._has_sent(sample.step)
+        self._record_step(sample.step)
 
     def _send_plot(self, tracker: Tracker, plot: content.Plot) -> None:
         cursor = self._cursor
@@ -318,7 +318,7 @@ class Mirror:
         if png is not None:
             tracker.log_image(f"plots/{plot.kind}", plot.step, png)
             cursor.plot_steps[plot.kind] = plot.step
-            self._has_sent(plot.step)
+            self._record_step(plot.step)
         cursor.plot = max(cursor.plot, (plot.mtime_ns, plot.file.name))
 
     def _send_results(self, tracker: Tracker) -> None:
@@ -338,7 +338,7 @@ class Mirror:
         self._seen[file] = now = (state.st_ino, state.st_size, state.st_mtime_ns)
         return now != before
 
-    def _has_sent(self, step: int) -> None:
+    def _record_step(self, step: int) -> None:
         self._cursor.step = max(self._cursor.step, step)
 
     def _is_new(self, kind: str, values: Mapping[str, Any]) -> bool:
