@@ -52,6 +52,8 @@ def _mirror(root: Path, target: Target) -> bool:
     mirror = Mirror(root, target)
     is_over = not is_running(root)
     try:
+        if not is_over and mirror.waits_for_end:
+            raise UserError("it takes whole runs, and this one goes on; repeat this after its end")
         while mirror.push(is_over):
             pass
     except Exception as error:  # of a foreign library

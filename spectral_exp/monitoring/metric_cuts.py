@@ -97,7 +97,7 @@ def _read_piece(file: BinaryIO, piece: _Piece) -> bytes:
 
 
 def _append_once(target: Path, lines: bytes) -> None:
-    """Append `lines` durably, but for what an interrupted call has already appended of them."""
+    """Append `lines` durably, except those that an interrupted call has already appended."""
     with target.open("a+b") as file:
         file.seek(max(0, file.tell() - len(lines)))
         end = file.read()

@@ -257,8 +257,8 @@ def _check_names(names: Iterable[object]) -> None:
 
 def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
     """Return an entry and its text for metrics of any type."""
-    flat = {name: _scalar(value) for name, value in _joined(metrics).items()}
-    plain = without_secrets(jsonable(flat))
+    flat = {name: _scalar(value) for name, value in _flatten(metrics).items()}
+    plain = _hide_secrets(jsonable(flat))
     _check_names(plain)
     entry = json.dumps({"step": step, "timestamp": now, **plain})
     words = [
@@ -268,17 +268,26 @@ def _any_entry(step: int, now: str, metrics: Mapping[str, Any]) -> tuple[str, st
     return f"{entry}\n", printable("  ".join([f"{now} step {step}", *words]), _MAX_LINE) + "\n"
 
 
-def _joined(metrics: Mapping[str, Any], depth: int = 0) -> dict[Any, Any]:
+def _hide_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics without secrets. Numbers stay, whatever their names, as in `_formats`."""
+    hidden = without_secrets(values)
+    return {
+        name: shown if metric_number(value) is None else value
+        for value, (name, shown) in zip(values.values(), hidden.items(), strict=True)
+    }
+
+
+def _flatten(metrics: Mapping[str, Any], depth: int = 0) -> dict[Any, Any]:
     """Return metrics without nesting; names within a mapping follow its name and a slash."""
-    joined: dict[Any, Any] = {}
+    flat: dict[Any, Any] = {}
     for name, value in metrics.items():
         inner = {name: value}
         if isinstance(value, Mapping) and value and depth < MAX_DEPTH:
-            inner = {f"{name}/{key}": x for key, x in _joined(value, depth + 1).items()}
-        equal = sorted(map(str, joined.keys() & inner.keys()))
+            inner = {f"{name}/{key}": x for key, x in _flatten(value, depth + 1).items()}
+        equal = sorted(map(str, flat.keys() & inner.keys()))
         require(not equal, "metrics", equal, "free of names that are equal once joined by /")
-        joined.update(inner)
-    return joined
+        flat.update(inner)
+    return flat
 
 
 def _now() -> str:
@@ -297,12 +306,10 @@ def _second(second: int) -> tuple[str, str]:
 
 
 def _scalar(value: Any) -> Any:
-    """Return the element of a one-element metric, a fraction as a float, other values as they
-    are."""
+    """Return the element of a one-element metric, a fraction as a float, else the value."""
     if isinstance(value, Decimal | Fraction):
-        with contextlib.suppress(
-            ValueError, OverflowError
-        ):  # a signalling NaN, or beyond every float
+        # A signalling NaN, or beyond every float.
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)
     if isinstance(value, Mapping):
         return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,15 @@ def test_the_run_keeps_what_git_does_not_hold(lab: Path) -> None:
     assert facts["mylab"]["repository"] == str(lab)
     assert len(facts["mylab"]["hash"]) == 40
     assert own_code({"mylab": lab / "mylab"})[1] == archive
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are UTF-8 or UTF-16")
+def test_a_file_whose_name_is_not_utf8_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text("x = 1\n")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
+    facts, _ = own_code({"mylab": tmp_path})
+    assert facts["mylab"]["saved"] == ["mylab/part.py"]
+    assert facts["mylab"]["missing"] == [r"caf\udce9.txt (its name is not UTF-8)"]
 
 
 @pytest.mark.slow

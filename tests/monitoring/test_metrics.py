@@ -99,6 +99,7 @@ NUMBERS = st.one_of(
         max_size=6,
     )
 )
+@example({"pin": 0.5, "password": math.nan, "is_pin": True, "beyond floats": 10**400})
 @example({"100 %": 1.5, '"quoted" %s': 2, "large": 1e308, "larger": 1.5e308})
 def test_any_mixture_of_numbers_and_names_comes_back(metrics: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder, MetricsLogger(folder) as logger:

@@ -1,4 +1,4 @@
-/** The curves of a run, live, with another run beside it if wanted; those of its machine likewise. */
+/** The curves of a run, live, with another run beside it if wanted, and those of its machine. */
 
 import { fetchSystem } from "./api.js";
 import { ChartsPanel } from "./charts_panel.js";

@@ -142,7 +142,7 @@ export class RunsToolbar {
     return [columns.filter((column) => rows.some((row) => column.text(row))), rows];
   }
 
-  /** Tell how many of the columns are in the table. */
+  /** Show how many of the columns are in the table. */
   drawColumns() {
     const { all, columns } = this.page.table;
     const count = (list) => list.filter(({ isTitleHidden }) => !isTitleHidden).length;

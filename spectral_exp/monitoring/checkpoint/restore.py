@@ -15,7 +15,7 @@ from spectral_exp.monitoring.checkpoint.state import (
     LiveState,
     Models,
     Optimizers,
-    named,
+    check_states,
 )
 
 
@@ -29,7 +29,7 @@ def restore(
     live = LiveState(checkpoint["step"], model, optimizer or {}, (), {})
     pairs = _pairs(checkpoint, "model_state_dict", live.models)
     pairs += _pairs(checkpoint, "optimizer_state_dict", live.optimizers)
-    pairs += _pairs(checkpoint, STATES_KEY, named(STATES_KEY, states))
+    pairs += _pairs(checkpoint, STATES_KEY, check_states(STATES_KEY, states))
     for target, state in pairs:
         if isinstance(target, nn.Module):
             load_plain_state(target, state)

@@ -125,7 +125,7 @@ class CheckpointState:
         weights = {name: self._read_model(name, model) for name, model in live.models.items()}
         self.n_weights = len(self.watched)
         moments = {name: self._read_optimizer(one) for name, one in live.optimizers.items()}
-        states = {name: state_of(one) for name, one in named("states", live.states).items()}
+        states = {name: state_of(one) for name, one in check_states("states", live.states).items()}
         self.entries: dict[str, Any] = {
             "step": int(live.step),
             "model_state_dict": weights.get("", weights),
@@ -198,7 +198,7 @@ def state_of(source: HasState) -> dict[str, Any]:
     return plain_state(source) if isinstance(source, nn.Module) else source.state_dict()
 
 
-def named(argument: str, sources: Mapping[str, T]) -> Mapping[str, T]:
+def check_states(argument: str, sources: Mapping[str, T]) -> Mapping[str, T]:
     """Return objects with a state by name.
 
     Raises:
@@ -213,7 +213,7 @@ def named(argument: str, sources: Mapping[str, T]) -> Mapping[str, T]:
 
 def _by_name(argument: str, source: T | Mapping[str, T]) -> Mapping[str, T]:
     if isinstance(source, Mapping):
-        return named(argument, source)
+        return check_states(argument, source)
     allowed = "an object with a state_dict, or several in a mapping from names"
     require(hasattr(source, "state_dict"), argument, type(source).__name__, allowed)
     return {"": source}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import urllib.error
@@ -94,10 +95,14 @@ def _post(url: str, title: str, text: str, fields: Mapping[str, Any]) -> None:
     # Slack and its relatives show `text`, Discord `content`.
     shown = f"{title}\n{text}"
     content = {"text": shown, "content": shown[:1900], "host": socket.gethostname(), **fields}
+    headers = {"Content-Type": "application/json", "User-Agent": f"spectral-exp/{__version__}"}
+    place = urllib.parse.urlsplit(url)
+    login, has_login, host = place.netloc.rpartition("@")
+    if has_login:  # urllib would take it for a part of the host
+        encoded = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+        headers["Authorization"] = f"Basic {encoded}"
     request = urllib.request.Request(
-        url,
-        json.dumps(content).encode(),
-        {"Content-Type": "application/json", "User-Agent": f"spectral-exp/{__version__}"},
+        place._replace(netloc=host).geturl(), json.dumps(content).encode(), headers
     )
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):

@@ -199,13 +199,13 @@ class Alerts:
                 return
             self._sent_s[kind] = now_s
             if count := self._suppressed.pop(kind, 0):
-                text += f"; {format_count(count, 'earlier alert')} of this kind were not sent"
-        for outbox in self.outboxes.values():
-            outbox.put(Alert(kind, self._name, redact_text(text)))
-        # Another attempt at the run keeps the silence too.
-        with suppress(OSError):
-            self._file.parent.mkdir(exist_ok=True)
-            write_json_atomic(self._file, self._sent_s)
+                text += f"; not sent before: {format_count(count, 'alert')} of this kind"
+            for outbox in self.outboxes.values():
+                outbox.put(Alert(kind, self._name, redact_text(text)))
+            # Another attempt at the run keeps the silence too.
+            with suppress(OSError):
+                self._file.parent.mkdir(exist_ok=True)
+                write_json_atomic(self._file, self._sent_s)
 
     def _read_times(self) -> dict[str, float]:
         if not self._file.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -182,6 +183,7 @@ class _Process:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.is_behind = False
         self._is_finished = False
+        self._lock = threading.RLock()  # a signal handler may log, too
         self._process = start_helper("spectral_exp.monitoring.companion.process", outlives=True)
         self._input = cast("IO[bytes]", self._process.stdin)
         # A process that is stopped must not stop this one, whose pipe would be full some day.
@@ -198,15 +200,15 @@ class _Process:
     def send(self, message: Mapping[str, Any]) -> None:
         """Send a message, or drop it if the process does not read."""
         # The first newline ends a message that the full pipe has taken in part. Another thread may
-        # have closed the pipe.
-        with suppress(OSError, ValueError):
+        # have closed the pipe, but not between the two calls: a new file could have its number.
+        with self._lock, suppress(OSError, ValueError):
             os.write(self._input.fileno(), f"\n{json.dumps(message)}\n".encode())
 
     def finish(self, error: str) -> None:
         """Send the process the end of training."""
         self._is_finished = True
         self.send({"end": True, "error": error[:_MAX_TEXT]})
-        with suppress(OSError):
+        with self._lock, suppress(OSError):
             self._input.close()
 
     def has_ended(self, timeout_s: float) -> bool:

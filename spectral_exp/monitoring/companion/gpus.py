@@ -22,7 +22,7 @@ class Gpus:
         self._nvml = pynvml
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            self._handles = {str(index): handle for index, handle in self._visible()}
+            self._handles = {str(index): handle for index, handle in self._visible_gpus()}
 
     def read(self) -> dict[str, float]:
         """Return the readings by name; what a GPU does not report is left out."""
@@ -44,7 +44,7 @@ class Gpus:
             ),
         }
 
-    def _visible(self) -> list[tuple[int, Any]]:
+    def _visible_gpus(self) -> list[tuple[int, Any]]:
         """Return the GPUs that CUDA_VISIBLE_DEVICES names, or all, with their indices."""
         nvml = self._nvml
         found = [

@@ -1,7 +1,7 @@
 """Mirrors a run to a tracker, from its files, as far as they are written.
 
 How far the tracker has come is kept in the run, in `companion/<tracker>.json`, and written after
-each push. So one remote run receives all attempts at a run, whoever sends them.
+each push. So one remote run receives all attempts at a run, from any process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,10 @@ class _Cursor:
             log.warning("%s is damaged; the tracker gets a new run", file)
             return cls()
 
+    def at_start(self) -> _Cursor:
+        """Return the cursor of the same remote run before anything is sent."""
+        return _Cursor(key=self.key, remote=self.remote)
+
     @classmethod
     def _parse(cls, values: Mapping[str, Any]) -> _Cursor:
         """Return a cursor whose values have their types; a stranger may have written them.
@@ -128,6 +132,11 @@ class Mirror:
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._status = ""
 
+    @property
+    def waits_for_end(self) -> bool:
+        """Whether the tracker gets nothing before training has ended."""
+        return make_tracker(self._target.kind, self._target.where).is_written_at_once
+
     def push(self, is_over: bool) -> bool:
         """Send what is new; return whether more is waiting.
 
@@ -144,7 +153,7 @@ class Mirror:
         """
         self._acquire()
         try:
-            tracker = self._opened(is_over)
+            tracker = self._open_tracker(is_over)
             if tracker is None:
                 return False
             # A plot that came within one tick of the clock leaves the time of its folder as it was.
@@ -169,7 +178,7 @@ class Mirror:
 
     # --- the tracker ------------------------------------------------------------------------------
 
-    def _opened(self, is_over: bool) -> Tracker | None:
+    def _open_tracker(self, is_over: bool) -> Tracker | None:
         """Return the open tracker, or None if it has to wait for the end of training."""
         if self._tracker is not None:
             return self._tracker
@@ -184,21 +193,22 @@ class Mirror:
             cursor.key = secrets.token_hex(8)
             self._write(cursor)
         self._tracker = tracker
-        self._open(tracker, cursor)
+        self._open_run(tracker, cursor)
         return tracker
 
-    def _open(self, tracker: Tracker, cursor: _Cursor) -> None:
+    def _open_run(self, tracker: Tracker, cursor: _Cursor) -> None:
+        if cursor.step < 0:  # the remote run may begin anew, so settings and tags come again
+            cursor = cursor.at_start()
         root = self._paths.root.resolve()
         group, _ = content.read_settings(self._paths)
         run = MirroredRun(root, root.name, group or root.name, cursor.key, cursor.step)
         try:
             cursor.remote = tracker.open(run, cursor.remote)
         except FileNotFoundError:  # its files are gone: it gets all of them again
-            cursor = _Cursor(key=cursor.key)
+            cursor = cursor.at_start()
             self._write(cursor)
-            cursor.remote = tracker.open(
-                MirroredRun(root, root.name, group or root.name, cursor.key, -1), {}
-            )
+            cursor.remote = tracker.open(replace(run, last_step=cursor.step), cursor.remote)
+        self._write(cursor)  # otherwise the next process could make a second remote run
         if tracker.stored_step is not None and tracker.stored_step < cursor.step:
             cursor.step = cursor.skipped_step = tracker.stored_step
             cursor.metrics = Position()
@@ -211,9 +221,9 @@ class Mirror:
     def _rewind(self, tracker: Tracker) -> None:
         """Begin the remote run anew, since steps that it holds are trained again."""
         tracker.close("")
-        cursor = _Cursor(key=self._cursor.key)
+        cursor = self._cursor.at_start()
         self._write(cursor)  # before anything is removed
-        self._open(tracker, cursor)
+        self._open_run(tracker, cursor)
 
     # --- what is sent -----------------------------------------------------------------------------
 
@@ -293,13 +303,13 @@ class Mirror:
     def _send_points(self, tracker: Tracker, points: Sequence[Point]) -> None:
         if points:
             tracker.log_points(points)
-            self._has_sent(max(point.step for point in points))
+            self._record_step(max(point.step for point in points))
 
     def _send_sample(self, tracker: Tracker, sample: content.Sample) -> None:
         tracker.log_text("samples", sample.step, sample.text)
         self._samples.remove(sample)
         self._cursor.sample_step = sample.step
-        self._has_sent(sample.step)
+        self._record_step(sample.step)
 
     def _send_plot(self, tracker: Tracker, plot: content.Plot) -> None:
         cursor = self._cursor
@@ -308,7 +318,7 @@ class Mirror:
         if png is not None:
             tracker.log_image(f"plots/{plot.kind}", plot.step, png)
             cursor.plot_steps[plot.kind] = plot.step
-            self._has_sent(plot.step)
+            self._record_step(plot.step)
         cursor.plot = max(cursor.plot, (plot.mtime_ns, plot.file.name))
 
     def _send_results(self, tracker: Tracker) -> None:
@@ -328,7 +338,7 @@ class Mirror:
         self._seen[file] = now = (state.st_ino, state.st_size, state.st_mtime_ns)
         return now != before
 
-    def _has_sent(self, step: int) -> None:
+    def _record_step(self, step: int) -> None:
         self._cursor.step = max(self._cursor.step, step)
 
     def _is_new(self, kind: str, values: Mapping[str, Any]) -> bool:

@@ -81,9 +81,9 @@ class Parent:
         self.is_over.set()
 
     def _has_lost_run(self) -> bool:
-        """Return whether the run has another owner or none, should the pipe not tell it.
+        """Return whether the run has another owner or none.
 
-        A process that training has started may hold the pipe open.
+        A process that training has started may hold the pipe open, which then never ends.
         """
         now_s = time.monotonic()
         if now_s - self._checked_s < _CHECK_OWNER_S:
@@ -163,7 +163,7 @@ class Service:
             self._sampler = None
 
     def _report(self) -> None:
-        """Tell training which deliveries do not work at present."""
+        """Report to training which deliveries do not work at present."""
         behind = [delivery.name for delivery in self._deliveries if delivery.is_behind]
         if behind != self._was_behind:
             self._was_behind = behind

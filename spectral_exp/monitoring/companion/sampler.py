@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ class SystemSampler:
         if self._lines.last_waiting_line is not None:
             self._lines.flush()
             return
-        entry = {"step": self._step(), "timestamp": _now(), **_rounded(values)}
+        entry = {"step": self._step(), "timestamp": _now(), **_round(values)}
         self._lines.write(json.dumps(entry).encode() + b"\n")
         self._thin_out()
 
@@ -81,7 +81,8 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+def _round(values: Mapping[str, float]) -> dict[str, float]:
+    """Return readings with four significant digits."""
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
@@ -139,31 +140,23 @@ class ProcessTree:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._time_s = time.monotonic()
-        self._cpu_s = self._cpu_times()
+        self._cpu_s = _cpu_times(self._processes())
 
     def read(self) -> dict[str, float]:
         """Return the readings by name: 100 percent is one core; nothing if the process is gone."""
-        now_s, cpu_s = time.monotonic(), self._cpu_times()
+        processes = list(self._processes())
+        now_s, cpu_s = time.monotonic(), _cpu_times(processes)
         if not cpu_s:
             return {}
         # A process that ends takes its time along, so the difference is taken of each.
         used_s = sum(max(0.0, used - self._cpu_s.get(pid, 0.0)) for pid, used in cpu_s.items())
         elapsed_s = max(now_s - self._time_s, 1e-3)
         self._time_s, self._cpu_s = now_s, cpu_s
-        processes = list(self._processes())
         return {
             "system/run_cpu_percent": 100 * used_s / elapsed_s,
             "system/run_memory_mb": sum(map(_memory, processes)) / _MB,
             "system/run_threads": float(sum(map(_threads, processes))),
         }
-
-    def _cpu_times(self) -> dict[int, float]:
-        found = {}
-        for process in self._processes():
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                found[process.pid] = times.user + times.system
-        return found
 
     def _processes(self) -> Iterator[psutil.Process]:
         with suppress(psutil.Error):
@@ -173,6 +166,15 @@ class ProcessTree:
             for process in (trainer, *trainer.children(recursive=True)):
                 if process.pid not in ignored:
                     yield process
+
+
+def _cpu_times(processes: Iterable[psutil.Process]) -> dict[int, float]:
+    found = {}
+    for process in processes:
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    return found
 
 
 def _memory(process: psutil.Process) -> float:

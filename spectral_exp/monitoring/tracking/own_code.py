@@ -45,9 +45,10 @@ def own_code(packages: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], b
                 name = path.relative_to(folder).as_posix()
                 if name in committed:
                     continue
-                content, problem = _read(path, room)
+                content, problem = _read(path, name, room)
                 if content is None:
-                    missing.append(f"{name} ({problem})")
+                    shown = name.encode(errors="backslashreplace").decode()
+                    missing.append(f"{shown} ({problem})")
                     continue
                 room -= len(content)
                 inside = f"{package}/{name}" if place.is_dir() else name
@@ -87,10 +88,14 @@ def _committed_files(folder: Path) -> set[str]:
     return names[0] - names[1]
 
 
-def _read(path: Path, room: int) -> tuple[bytes | None, str]:
+def _read(path: Path, name: str, room: int) -> tuple[bytes | None, str]:
     """Return the content of a file without secrets, or None and the reason."""
     if is_secret_file(path.name):
         return None, "may hold secrets"
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # no name for an archive
+        return None, "its name is not UTF-8"
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)

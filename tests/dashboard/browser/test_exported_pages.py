@@ -14,6 +14,7 @@ from PIL import Image
 from spectral_exp.dashboard import show
 from tests.dashboard.browser.charts import Pixels, decode_image
 from tests.dashboard.browser.served import served, visit
+from tests.dashboard.browser.test_pages import find_the_needle
 from tests.dashboard.browser.test_runs_page import expect, row
 from tests.dashboard.served import log_values
 from tests.results.made_runs import make_run
@@ -141,12 +142,7 @@ def test_an_exported_run_holds_its_plots_and_log(open_page: OpenPage, tmp_path: 
     log = page.get_by_role("region", name="Log")
     expect(log.get_by_text("line 19999 ")).to_be_in_viewport()
     expect(log).not_to_contain_text("the needle")
-    page.keyboard.press("/")
-    page.keyboard.type("Needle")
-    page.keyboard.press("Enter")
-    page.get_by_role("button", name="the needle is here").click()
-    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
-    expect(log.locator(".marked")).to_be_in_viewport()
+    find_the_needle(page, log)
     page.get_by_role("button", name="Start").click()
     expect(log.get_by_text("line 0 ")).to_be_in_viewport()
     page.get_by_role("button", name="Next warning").click()

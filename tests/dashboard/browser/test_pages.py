@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,16 @@ def test_the_scores_of_a_run_are_shown(open_page: OpenPage, dashboard: str) -> N
     expect(page.get_by_role("tab", name="Evaluations")).to_have_count(0)
 
 
+def find_the_needle(page: Page, log: Any) -> None:
+    """Search a log, and go to the line that is found."""
+    page.keyboard.press("/")
+    page.keyboard.type("Needle")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="the needle is here").click()
+    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
+    expect(log.locator(".marked")).to_be_in_viewport()
+
+
 def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
     page = visit(open_page, dashboard)
     key = keys_of(page)["phasor_20260101_000001_abcd1234"]
@@ -151,12 +161,7 @@ def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
     log = page.get_by_role("region", name="Log")
     expect(log).to_contain_text("line 4999 <b>bold</b>")
     expect(log).not_to_contain_text("the needle")
-    page.keyboard.press("/")
-    page.keyboard.type("needle")
-    page.keyboard.press("Enter")
-    page.get_by_role("button", name="the needle is here").click()
-    expect(log.locator(".marked")).to_have_text("[WARNING] the needle is here")
-    expect(log.locator(".marked")).to_be_in_viewport()
+    find_the_needle(page, log)
     page.get_by_role("button", name="End").click()
     log.scroll_into_view_if_needed()
     expect(log.get_by_text("line 4999")).to_be_in_viewport()
@@ -205,6 +210,17 @@ def leave_out_rows(route: Any) -> None:
     route.fulfill(response=answer, json={**answer.json(), "runs": []})
 
 
+def log_without_rows(page: Page, run: Path, status: str, lines: Sequence[str]) -> Any:
+    """Visit an unfinished run, log lines whose rows the page does not get, and return its state."""
+    page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
+    shown = page.locator(".run-title .status")
+    expect(shown).to_contain_text(f"{status} 40/100")
+    page.route("**/api/changes*", leave_out_rows)
+    with (run / "logs" / "metrics.jsonl").open("a") as file:
+        file.write("".join(lines))
+    return shown
+
+
 def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_path: Path) -> None:
     """Lines, the end and the deletion of a run appear without a reload."""
     run, metrics, lines = make_unfinished_run(tmp_path)
@@ -236,15 +252,10 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
 def test_the_step_of_a_watched_run_does_not_wait_for_its_row(
     open_page: OpenPage, tmp_path: Path
 ) -> None:
-    run, metrics, lines = make_unfinished_run(tmp_path)
+    run, _, lines = make_unfinished_run(tmp_path)
     with RunLock(run), served(tmp_path) as address:
         page = visit(open_page, address)
-        page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
-        status = page.locator(".run-title .status")
-        expect(status).to_contain_text("running 40/100")
-        page.route("**/api/changes*", leave_out_rows)
-        with metrics.open("a") as file:
-            file.write("".join(lines[4:8]))
+        status = log_without_rows(page, run, "running", lines[4:8])
         expect(status).to_contain_text("running 80/100")
         page.unroute_all(behavior="wait")
         page.close()
@@ -254,15 +265,10 @@ def test_the_step_of_an_unfinished_run_does_not_wait_for_its_row(
     open_page: OpenPage, tmp_path: Path
 ) -> None:
     """It may be continued at any moment."""
-    run, metrics, lines = make_unfinished_run(tmp_path)
+    run, _, lines = make_unfinished_run(tmp_path)
     with served(tmp_path) as address:
         page = visit(open_page, address)
-        page.evaluate("view => { location.hash = view; }", f"#/run/{keys_of(page)[run.name]}")
-        status = page.locator(".run-title .status")
-        expect(status).to_contain_text("unfinished 40/100")
-        page.route("**/api/changes*", leave_out_rows)
-        with metrics.open("a") as file:
-            file.write("".join(lines[4:8]))
+        status = log_without_rows(page, run, "unfinished", lines[4:8])
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         expect(status).to_contain_text("unfinished 80/100")
         page.unroute_all(behavior="wait")

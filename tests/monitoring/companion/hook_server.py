@@ -19,18 +19,21 @@ class HookServer:
         received: the messages that were answered with 200, in order.
         answers: the codes of the next answers; 200 when they are used up.
         connections: number of requests so far.
+        logins: the `Authorization` headers of the requests that had one.
     """
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.connections = 0
+        self.logins: list[str] = []
         self.stopping = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 owner.connections += 1
+                owner.logins += self.headers.get_all("Authorization", [])
                 content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if "silent" in self.path:
                     owner.stopping.wait()

@@ -1,14 +1,19 @@
-"""Alerts: what happens to a run, told once, without secrets, over a real HTTP server."""
+"""Alerts: what happens to a run, sent once, without secrets, over a real HTTP server."""
 
 from __future__ import annotations
 
+import base64
 import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.redact import REDACTED
+from spectral_exp.monitoring.companion.addresses import send_message
 from spectral_exp.monitoring.companion.alerts import (
     QUIET_S,
     TITLES,
@@ -110,7 +115,32 @@ def test_one_of_a_kind_in_ten_minutes_over_all_attempts(
     assert queued(alerts) == []
     clock[0] += QUIET_S
     alerts.add("hang", "fourth")
-    assert queued(alerts) == [("hang", "fourth; 1 earlier alert of this kind were not sent")]
+    assert queued(alerts) == [("hang", "fourth; not sent before: 1 alert of this kind")]
+
+
+def test_alerts_of_two_threads_are_recorded_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of messages must not end because the other one is writing."""
+    alerts = Alerts(tmp_path, ["x://"])
+    other = threading.Thread(target=alerts.add, args=("leak", "text"))
+    contents: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+
+    def write(file: Path, values: Mapping[str, Any]) -> None:
+        before = dict(values)
+        if other.ident is None:
+            other.start()
+            other.join(0.05)
+        contents.append((before, dict(values)))
+        write_json_atomic(file, values)
+
+    monkeypatch.setattr("spectral_exp.monitoring.companion.alerts.write_json_atomic", write)
+    alerts.add("hang", "text")
+    other.join()
+    assert all(before == after for before, after in contents)
+    assert set(json.loads((RunPaths(tmp_path).companion / "alerts.json").read_text())) == {
+        "hang", "leak",
+    }  # fmt: skip
 
 
 def test_a_damaged_record_of_alerts_only_forgets_them(tmp_path: Path) -> None:
@@ -149,6 +179,13 @@ def test_a_webhook_gets_the_alert_without_secrets(
     assert message["run"] == tmp_path.name
     assert message["text"].startswith(f"{tmp_path.name} {TITLES['failed']}\nlogin {REDACTED} ")
     assert message["content"] == message["text"]
+
+
+def test_a_webhook_with_a_login_gets_it_in_a_header(hook_server: HookServer) -> None:
+    address = f"webhook:{hook_server.url}/hook".replace("://", "://user:p%40ss@")
+    send_message(address, "title", "text", {})
+    (login,) = hook_server.logins
+    assert base64.b64decode(login.removeprefix("Basic ")) == b"user:p@ss"
 
 
 def test_a_server_that_fails_gets_the_alert_again(tmp_path: Path, hook_server: HookServer) -> None:

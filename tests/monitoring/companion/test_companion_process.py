@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -186,7 +188,7 @@ def test_a_run_that_moves_to_another_process_ends_the_companion(tmp_path: Path) 
         "from spectral_exp.runs.lock import RunLock; lock = RunLock('run'); lock.acquire();"
         "c = Companion('run', system=SystemMetrics(interval_s=0.2)); c.start();"
         "os.set_inheritable(c._process._input.fileno(), True); child = os.fork();"
-        "child or (time.sleep(60), os._exit(0)); print(child, flush=True); sys.stdin.read()"
+        "child or (time.sleep(200), os._exit(0)); print(child, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -194,13 +196,15 @@ def test_a_run_that_moves_to_another_process_ends_the_companion(tmp_path: Path) 
     with process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        wait_until(RunPaths(root).system_file.exists, "the companion measures")
-        (companion,) = companions_of(root)
-        process.kill()
-        process.wait()
-        psutil.wait_procs([companion], timeout=100)
-        os.kill(child, signal.SIGKILL)
-        assert not companion.is_running()
+        try:
+            wait_until(RunPaths(root).system_file.exists, "the companion measures")
+            (companion,) = companions_of(root)
+            process.kill()
+            process.wait()
+            psutil.wait_procs([companion], timeout=100)
+            assert not companion.is_running(), "while the child holds the pipe"
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_what_cannot_be_measured_or_logged_stops_nothing(
@@ -216,6 +220,29 @@ def test_what_cannot_be_measured_or_logged_stops_nothing(
         wait_until(lambda: hook_server.received, "the alert")
     assert [message["event"] for message in hook_server.received] == ["disk"]
     assert "cannot write x: full" in hook_server.received[0]["text"]
+
+
+def test_a_message_never_goes_to_a_file_that_has_the_number_of_the_closed_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    companion = Companion(tmp_path, alerts=["webhook:http://127.0.0.1:9/x"], exit_deadline_s=0)
+    companion.start()
+    closing = threading.Thread(target=companion.close, kwargs={"waits": False})
+    modes: list[int] = []
+    original = os.write
+
+    def write(descriptor: int, content: bytes) -> int:
+        if closing.ident is None:
+            closing.start()
+            closing.join(0.2)
+        modes.append(os.fstat(descriptor).st_mode)
+        return original(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    companion.report(logging.makeLogRecord({"name": "spectral_exp.any", "msg": "text"}))
+    closing.join()
+    assert [stat.S_ISFIFO(mode) for mode in modes] == [True, True]
+    wait_until(lambda: not companions_of(tmp_path), "the companion ends by itself")
 
 
 def test_a_loop_without_log_handlers_still_prints_its_warnings(tmp_path: Path) -> None:

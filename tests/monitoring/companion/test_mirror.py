@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral_exp.commands import mirror as mirror_command
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import MetricsLogger
 from spectral_exp.monitoring.companion import mirror as mirror_module
@@ -20,6 +21,7 @@ from spectral_exp.monitoring.companion.mirror import Mirror
 from spectral_exp.monitoring.companion.targets import Target
 from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Point, Tracker
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.marks import update_marks
 
 
@@ -54,10 +56,14 @@ class Memory(Tracker):
     def __init__(self) -> None:
         self.server: dict[str, list[Any]] = {}
         self.opened: list[tuple[str, int]] = []
+        self.remotes: list[dict[str, Any]] = []
         self.ended: list[str] = []
 
     def open(self, run: MirroredRun, remote: Mapping[str, Any]) -> dict[str, Any]:
         self.opened.append((run.key, run.last_step))
+        self.remotes.append(dict(remote))
+        if self.can_rewind and run.last_step < 0:
+            self.server.clear()
         if self.can_rewind:
             # Like the first step of an event file.
             for name in ("points", "images", "texts"):
@@ -205,6 +211,27 @@ def test_settings_results_samples_plots_and_tags_arrive_once(
     assert tracker.ended == ["completed", "completed"]
 
 
+def test_a_remote_run_that_begins_anew_stays_in_its_place_and_gets_everything_again(
+    tmp_path: Path, tracker: Memory
+) -> None:
+    RunPaths(tmp_path).config_file.write_text(json.dumps({"config": {"name": "wave"}}))
+    for _ in range(2):  # the process ends before the first step
+        mirror = Mirror(tmp_path, TARGET)
+        push_all(mirror)
+        mirror.abandon()
+        assert [config["name"] for config in tracker.server["config"]] == ["wave"]
+    with MetricsLogger(tmp_path / "logs", 1) as logger:
+        logger.log_metrics(1, {"loss": 1.0})
+        logger.log_metrics(2, {"loss": 2.0})
+        push_all(Mirror(tmp_path, TARGET), is_over=True)
+        logger.cut_back(1)
+        push_all(Mirror(tmp_path, TARGET), is_over=True)
+    assert tracker.values() == [(1, {"loss": 1.0})]
+    assert [config["name"] for config in tracker.server["config"]] == ["wave"]
+    assert tracker.opened[-1][1] == -1
+    assert tracker.remotes == [{}, *({"n": n} for n in range(1, len(tracker.opened)))]
+
+
 def test_a_tracker_never_gets_a_later_step_before_an_earlier_one(
     tmp_path: Path, tracker: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,13 +290,21 @@ def test_a_damaged_or_hostile_cursor_begins_a_new_remote_run(
     assert len({key for key, _ in tracker.opened}) == 2
 
 
-def test_a_run_that_is_written_at_once_waits_for_its_end(tmp_path: Path, tracker: Memory) -> None:
+def test_a_run_that_is_written_at_once_waits_for_its_end(
+    tmp_path: Path, tracker: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracker.is_written_at_once = True
     tracker.can_rewind = False  # type: ignore[misc]
     logger = MetricsLogger(tmp_path / "logs", 1)
     logger.log_metrics(1, {"loss": 1.0})
     mirror = Mirror(tmp_path, TARGET)
     assert not mirror.push(False)
+    mirror.abandon()
+    with RunLock(tmp_path):
+        assert not mirror_command._mirror(tmp_path, TARGET)
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "is not mirrored to trackio:project: it takes whole runs" in captured.err
     assert not tracker.server
     push_all(mirror, is_over=True)
     logger.log_metrics(2, {"loss": 2.0})

@@ -97,6 +97,19 @@ def test_tensorboard(run: Path) -> None:
     assert b"optimizer.lr" in hparams
 
 
+def test_a_folder_of_tensorboard_gets_one_folder_for_each_run(run: Path, tmp_path: Path) -> None:
+    """A run that goes back replaces its own files; a run of the same name has its own folder."""
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    target = Target("tensorboard", str(tmp_path / "all"))
+    mirror_in_two_attempts(run, target)
+    assert [folder.name for folder in (tmp_path / "all").iterdir()] == ["some_run"]
+    other = tmp_path / "other" / "some_run"
+    RunPaths(other).visualizations.mkdir(parents=True)
+    log_steps(other, 1, 2, attempt=1)
+    push_all(Mirror(other, target), is_over=True)
+    assert len(list((tmp_path / "all").iterdir())) == 2
+
+
 @pytest.mark.exhaustive
 def test_wandb_offline(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")

@@ -47,7 +47,7 @@ class TensorBoard(Tracker):
 
         name = remote.get("folder") or self._new_name(run)
         folder = Path(self._where) / name if self._where else RunPaths(run.root).tensorboard
-        if remote and not any(folder.glob(_FILES)):
+        if run.last_step >= 0 and not any(folder.glob(_FILES)):
             raise FileNotFoundError(f"the event files in {folder} are gone")
         folder.mkdir(parents=True, exist_ok=True)
         if run.last_step < 0:
