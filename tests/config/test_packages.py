@@ -177,6 +177,25 @@ def test_a_record_names_only_packages_that_the_user_has_used(lab: Path, tmp_path
     assert packages.without_foreign_packages(config) == {"name": "x"}
 
 
+def test_a_record_reaches_no_other_folder_of_a_package_without_init(
+    lab: Path, tmp_path: Path
+) -> None:
+    """Such a package has the files of every folder of its name on the search path."""
+    packages.remember_packages({"packages": ["mylab"]})
+    (place,) = packages.without_foreign_packages({"packages": ["mylab"]})["packages"]
+    archive = tmp_path / "archive"
+    write(archive / "mylab", {"evil.py": "raise SystemExit"})
+    sys.path.append(str(archive))  # a copy, which the fixture takes away again
+    with pytest.raises(SettingError, match="has files in"):
+        packages.find_packages({"packages": [place]})
+    assert packages.find_packages({"packages": ["mylab"]}) == {"mylab": lab / "mylab"}
+    sys.path[-1:] = [f"{lab}/../lab"]  # the same folder again
+    assert packages.find_packages({"packages": [place]}) == {"mylab": lab / "mylab"}
+    sys.path[-1] = str(archive)
+    write(lab / "mylab", {"__init__.py": ""})
+    assert packages.find_packages({"packages": [place]}) == {"mylab": lab / "mylab"}
+
+
 @pytest.mark.parametrize(
     "override",
     ["packages=[evil]", "+packages=[evil]", "packages.0=evil", "packages=[/tmp/evil,mylab]"],
