@@ -26,6 +26,9 @@ SETTING = "packages"
 ENTRY_POINTS = "spectral_exp.parts"
 
 _LIST = "packages"
+_searched: set[Path] = set()
+"""Folders of packages that have joined Python's search path here."""
+
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -45,13 +48,14 @@ def find_packages(config: Mapping[str, Any]) -> dict[str, Path]:
 def entry_point_packages() -> tuple[str, ...]:
     """Return the packages that installed distributions declare as parts.
 
-    The working directory does not count: it may hold files that came with somebody's runs.
+    The working directory and the folders that hold packages named by `packages` do not count: they
+    may hold files that came with somebody's runs.
     """
-    here = Path.cwd().resolve()
+    places = {Path.cwd().resolve(), *_searched}
     points = [
         point
         for point in metadata.entry_points(group=ENTRY_POINTS)
-        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() != here
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() not in places
     ]
     return tuple(sorted({point.value.partition(":")[0].partition(".")[0] for point in points}))
 
@@ -124,6 +128,7 @@ def _find(entry: str) -> tuple[str, Path]:
     places = _places(name)
     if not places and is_there:
         sys.path.append(str(folder))
+        _searched.add(folder.resolve())
         importlib.invalidate_caches()
         places = _places(name)
     place = places[0] if places else None

@@ -156,6 +156,13 @@ def test_installed_distributions_may_declare_packages(
         packages.entry_point_packages.cache_clear()
         monkeypatch.chdir(site)  # as if it had come with somebody's runs
         assert packages.entry_point_packages() == ()
+        packages.entry_point_packages.cache_clear()
+        monkeypatch.chdir(tmp_path)  # beside a package that is named by its path
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(site)])
+        sys.modules.pop("mylab", None)
+        packages.find_packages({"packages": [str(site / "mylab")]})
+        assert str(site) in sys.path
+        assert packages.entry_point_packages() == ()
     finally:
         packages.entry_point_packages.cache_clear()
 
