@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from spectral_exp.commands.checkpoints import read_weights
-from spectral_exp.commands.options import add_checkpoint, add_force, add_packages
+from spectral_exp.commands.options import add_checkpoint, add_force, add_packages, add_run
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, explain_os_error
@@ -20,7 +20,7 @@ FORMATS = ("safetensors", "huggingface", "torch-export", "onnx")
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser("spectral-exp export", description="Write a trained model for other libraries.")
-    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+    add_run(parser)
     parser.add_argument(
         "path", type=Path, help="the file to write; for huggingface a folder that does not exist"
     )
