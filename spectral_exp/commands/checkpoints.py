@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "verify":
         return _verify(paths)
     elif options.command == "export":
-        print(export_weights(options.run, options.checkpoint, options.output, options.force))
+        print(_export_weights(options.run, options.checkpoint, options.output, options.force))
     else:
         print(_prune(options))
     return 0
@@ -115,12 +115,28 @@ def _verify(paths: RunPaths) -> int:
     return 1 if broken or unreadable else 0
 
 
-def export_weights(run: Path, which: str, output: Path | None, force: bool) -> Path:
+def _export_weights(run: Path, which: str, output: Path | None, force: bool) -> Path:
     """Write the weights of a checkpoint as safetensors and return the file."""
-    is_allowed = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
-    require(is_allowed, "--checkpoint", which, "best, latest or a step")
     if output is not None:
         refuse_loss(output, force=force)
+    step, content = read_weights(run, which)
+    path = output or run / f"weights_step_{step}.safetensors"
+    write_output(path, content, force=force, is_default=output is None)
+    return path
+
+
+def read_weights(run: Path, which: str) -> tuple[int, bytes]:
+    """Return the step of a checkpoint, and its weights as the content of a safetensors file.
+
+    Args:
+        run: the run directory.
+        which: "best" (the latest if there is no best), "latest" or a step.
+
+    Raises:
+        UserError: the checkpoint does not exist or is broken, or safetensors is not installed.
+    """
+    is_allowed = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
+    require(is_allowed, "--checkpoint", which, "best, latest or a step")
     with explain_missing("export needs the package safetensors", "safetensors"):
         from safetensors.torch import save
     manager, paths = CheckpointManager(run, enabled=False), RunPaths(run)
@@ -149,9 +165,7 @@ def export_weights(run: Path, which: str, output: Path | None, force: bool) -> P
     }
     if (tokenizer := _tokenizer_fingerprint(paths)) is not None:
         facts["tokenizer"] = tokenizer
-    path = output or run / f"weights_step_{state['step']}.safetensors"
-    write_output(path, save(weights, metadata=facts), force=force, is_default=output is None)
-    return path
+    return int(state["step"]), save(weights, metadata=facts)
 
 
 def _tokenizer_fingerprint(paths: RunPaths) -> str | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_exp.commands.options import add_checkpoint, add_device, add_packages
+from spectral_exp.commands.options import add_checkpoint, add_device, add_packages, add_run
 from spectral_exp.config.trained import load_trained
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.errors import UserError, require
@@ -19,7 +19,7 @@ _MAX_TOKENS = 10_000_000
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser("spectral-exp generate", description="Generate text with a trained run.")
-    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+    add_run(parser)
     parser.add_argument("--prompt", default="\n", help="text to continue (default: a line break)")
     parser.add_argument("--tokens", type=int, default=200, help="tokens to add (default: 200)")
     parser.add_argument(

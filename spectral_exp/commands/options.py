@@ -53,6 +53,11 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the run that a command reads."""
+    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+
+
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Add the runs whose trained models a command uses."""
     parser.add_argument(

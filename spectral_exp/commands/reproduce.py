@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from spectral_exp.commands.options import add_run
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
@@ -19,7 +20,7 @@ from spectral_exp.verification.reproduction import Code, reproduce
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = Parser("spectral-exp reproduce", description="Repeat a run and compare.")
-    parser.add_argument("run", type=Path, help="run directory, for example outputs/<run>")
+    add_run(parser)
     parser.add_argument(
         "--steps", type=int, help="stop at the metrics line of this step or the next (default: all)"
     )

@@ -93,7 +93,7 @@ def export_program(trained: Trained) -> bytes:
     """
     import torch
 
-    program, _ = _traced(trained)
+    program, _ = _trace(trained)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
@@ -111,7 +111,7 @@ def export_onnx(trained: Trained) -> bytes:
     with explain_missing("this export needs the packages onnx and onnxscript", "onnx"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
-    program, example = _traced(trained)
+    program, example = _trace(trained)
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -130,7 +130,7 @@ def export_onnx(trained: Trained) -> bytes:
     return content
 
 
-def _traced(trained: Trained) -> tuple[torch.export.ExportedProgram, torch.Tensor]:
+def _trace(trained: Trained) -> tuple[torch.export.ExportedProgram, torch.Tensor]:
     """Return the program of a model and the ids with which it was traced."""
     import torch
 

@@ -26,6 +26,9 @@ SETTING = "packages"
 ENTRY_POINTS = "spectral_exp.parts"
 
 _LIST = "packages"
+_searched: set[Path] = set()
+"""Folders of packages that have joined Python's search path here."""
+
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -45,13 +48,14 @@ def find_packages(config: Mapping[str, Any]) -> dict[str, Path]:
 def entry_point_packages() -> tuple[str, ...]:
     """Return the packages that installed distributions declare as parts.
 
-    The working directory does not count: it may hold files that came with somebody's runs.
+    The working directory and the folders that hold packages named by `packages` do not count: they
+    may hold files that came with somebody's runs.
     """
-    here = Path.cwd().resolve()
+    places = {Path.cwd().resolve(), *_searched}
     points = [
         point
         for point in metadata.entry_points(group=ENTRY_POINTS)
-        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() != here
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() not in places
     ]
     return tuple(sorted({point.value.partition(":")[0].partition(".")[0] for point in points}))
 
@@ -77,8 +81,8 @@ def resolve_recorded(entries: Iterable[str]) -> tuple[list[str], list[str]]:
             same = [place for place in places if str(place) == entry]
         else:
             same = [place for place in places if place.stem == entry and place.exists()]
-            current = _place(entry) if same else None
-            same = [place for place in same if place == current] or same
+            current = _places(entry)[:1] if same else []
+            same = [place for place in same if place in current] or same
         if len(same) == 1:
             known.append(str(same[0]))
         else:
@@ -121,29 +125,39 @@ def _find(entry: str) -> tuple[str, Path]:
         raise SettingError(SETTING, entry, allowed)
     folder = wanted.parent if is_path else Path.cwd()
     is_there = any((folder / file).exists() for file in (name, f"{name}.py"))
-    place = _place(name)
-    if place is None and is_there:
+    places = _places(name)
+    if not places and is_there:
         sys.path.append(str(folder))
+        _searched.add(folder.resolve())
         importlib.invalidate_caches()
-        place = _place(name)
+        places = _places(name)
+    place = places[0] if places else None
     if place is None or (is_path and not is_there):
         remedy = "install it, or give the command in the folder that holds it"
         raise SettingError(SETTING, entry, "packages that can be imported", remedy)
+    if is_path and len(places) > 1:
+        # A module that the record names could come from any of them.
+        folders = " and ".join(map(str, places))
+        remedy = f"{name} has files in {folders}; if you trust them all, give packages=[{name}]"
+        raise SettingError(SETTING, entry, "the only place of that package", remedy)
     if is_path and place != wanted:
         remedy = f"Python finds another {name} first, {place}; rename one of them"
         raise SettingError(SETTING, entry, "the package that Python imports", remedy)
     return name, place
 
 
-def _place(name: str) -> Path | None:
-    """Return the folder or file of a package, or None if Python does not find it."""
-    loaded = sys.modules.get(name)
+def _places(name: str) -> list[Path]:
+    """Return the folders or the file of a package; none if Python does not find it.
+
+    A package without `__init__.py` has one folder for each entry of the search path that holds it.
+    """
     try:
-        spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        return None
+        return []
     if spec is None:
-        return None
-    folders = list(spec.submodule_search_locations or ())
-    place = folders[0] if folders else spec.origin
-    return None if place is None else Path(place).resolve()
+        return []
+    places = list(spec.submodule_search_locations or ())
+    if not places and spec.origin is not None:
+        places = [spec.origin]
+    return list(dict.fromkeys(Path(place).resolve() for place in places))

@@ -6,10 +6,9 @@ The `tokenizers` library trains and encodes.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.core.errors import UserError, require
-from spectral_exp.core.regular_file import read_regular
-from spectral_exp.core.wording import install
 from spectral_exp.data.cache import cache_errors, write_file
-from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
+from spectral_exp.data.tokenizer_base import Ids, TokenizerSpec, utf8
+from spectral_exp.data.tokenizer_json import (
+    JsonTokenizer,
+    byte_alphabet,
+    import_tokenizers,
+    read_definition,
+)
 
 GPT2_NAME = "openai-community/gpt2"
-_VOCABULARY = "tokenizer.json"
 _CHUNK_CHARACTERS = 1 << 16
 _BATCH = 256
-_MAX_BYTES = 256 << 20  # limit on the size of a vocabulary file
 # White space after a visible character. No alternative of GPT-2's pre-tokenization pattern
 # continues from a visible character into white space, so a token always ends there and cutting the
 # text does not change its ids. The pattern lists only characters that every regular expression
@@ -46,7 +47,7 @@ def chunks(text: str, size: int = _CHUNK_CHARACTERS) -> Iterator[str]:
     yield text[start:]
 
 
-class BpeTokenizer(Tokenizer):
+class BpeTokenizer(JsonTokenizer):
     """A byte-level BPE vocabulary in the format of the `tokenizers` library.
 
     Text is never encoded to special tokens; their names in a text are ordinary characters.
@@ -59,26 +60,8 @@ class BpeTokenizer(Tokenizer):
     kind = "bpe"
 
     def __init__(self, definition: str, origin: str = "the tokenizer") -> None:
-        library = import_tokenizers()
-        self._json = _normalise_definition(definition, origin)
-        try:
-            self._backend = library.Tokenizer.from_str(self._json)
-        except Exception as error:  # the library raises no narrower type
-            raise UserError(
-                f"{origin} is not a tokenizer.json that the installed tokenizers library reads"
-            ) from error
-        self._backend.encode_special_tokens = True
-        tokens = self._backend.get_vocab(with_added_tokens=True)
-        special = {
-            token["id"]: token["content"] for token in json.loads(self._json)["added_tokens"]
-        }
-        to_byte = byte_alphabet()
-        pieces = [b""] * len(tokens)
-        for text, i in tokens.items():
-            if i not in special:
-                pieces[i] = bytes(to_byte[character] for character in text)
-        super().__init__(pieces, special)
-        self.end_of_text = tokens.get("<|endoftext|>")
+        super().__init__(definition, origin)
+        self.end_of_text = self._backend.token_to_id("<|endoftext|>")
 
     def encode(self, text: str) -> Ids:
         """Return the ids of the text; a long text is encoded in pieces that no token spans."""
@@ -96,18 +79,57 @@ class BpeTokenizer(Tokenizer):
             result += [np.array(one.ids, dtype=self.dtype) for one in encoded]
         return result
 
-    def save(self, folder: Path) -> None:
-        """Write the description and a `tokenizer.json` that other tools can read."""
-        super().save(folder)
-        (folder / _VOCABULARY).write_text(self._json, encoding="utf-8")
+    @staticmethod
+    def _normalise(definition: str, origin: str) -> str:
+        """Return the definition without dropout, truncation and padding.
 
-    @classmethod
-    def load(cls, folder: Path) -> BpeTokenizer:
-        """Load a tokenizer saved by `save`."""
-        return cls(read_definition(folder / _VOCABULARY), str(folder / _VOCABULARY))
+        Raises:
+            UserError: the definition is not a byte-level BPE like GPT-2's.
+        """
+        try:
+            value = json.loads(definition)
+            model, before, after = (
+                value["model"],
+                value["pre_tokenizer"] or {},
+                value["decoder"] or {},
+            )
+            added = value.get("added_tokens") or []
+            vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+            is_supported = (
+                model.get("type", "BPE") == "BPE"
+                and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
+                and value.get("normalizer") is None
+                and (before.get("type"), after.get("type")) == ("ByteLevel", "ByteLevel")
+                and not before.get("add_prefix_space")
+                and before.get("use_regex", True)
+                and all(token["special"] for token in added)
+                and sorted(vocabulary.values()) == list(range(len(vocabulary)))
+                and all(character in model["vocab"] for character in byte_alphabet())
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"{origin} is not a tokenizer.json of the tokenizers library"
+            ) from error
+        if not is_supported:
+            raise UserError(
+                f"{origin} must be a byte-level BPE like GPT-2's; "
+                "other tokenizers cannot count or restore every byte exactly"
+            )
+        model["dropout"] = None
+        value.update(truncation=None, padding=None, added_tokens=added)
+        return json.dumps(value, ensure_ascii=False)
 
-    def _definition(self) -> dict[str, Any]:
-        return {"sha256": hashlib.sha256(self._json.encode()).hexdigest()}
+    @staticmethod
+    def _read_pieces(
+        value: Mapping[str, Any], tokens: Mapping[str, int], origin: str
+    ) -> tuple[list[bytes], dict[int, str]]:
+        special = {token["id"]: token["content"] for token in value["added_tokens"]}
+        to_byte = byte_alphabet()
+        pieces = [b""] * len(tokens)
+        for text, i in tokens.items():
+            if i not in special:
+                pieces[i] = bytes(to_byte[character] for character in text)
+        return pieces, special
 
 
 class Bpe(TokenizerSpec):
@@ -201,73 +223,4 @@ def _fetch_gpt2(place: Path) -> str:
             f"the GPT-2 vocabulary could not be fetched ({type(error).__name__}); without a "
             f"connection, download https://huggingface.co/{GPT2_NAME}/resolve/main/tokenizer.json "
             f"on another machine and copy it to {place}, or name it with tokenizer.path=FILE"
-        ) from error
-
-
-def read_definition(file: Path) -> str:
-    """Return the text of a vocabulary file. Raises UserError if it cannot be read."""
-    try:
-        return read_regular(file, _MAX_BYTES).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(f"{file} cannot be read as a tokenizer.json ({reason})") from error
-
-
-def _normalise_definition(definition: str, origin: str) -> str:
-    """Return the definition without dropout, truncation and padding.
-
-    Raises:
-        UserError: the definition is not a byte-level BPE like GPT-2's.
-    """
-    try:
-        value = json.loads(definition)
-        model, before, after = value["model"], value["pre_tokenizer"] or {}, value["decoder"] or {}
-        added = value.get("added_tokens") or []
-        vocabulary = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
-        is_supported = (
-            model.get("type", "BPE") == "BPE"
-            and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
-            and value.get("normalizer") is None
-            and (before.get("type"), after.get("type")) == ("ByteLevel", "ByteLevel")
-            and not before.get("add_prefix_space")
-            and before.get("use_regex", True)
-            and all(token["special"] for token in added)
-            and sorted(vocabulary.values()) == list(range(len(vocabulary)))
-            and all(character in model["vocab"] for character in byte_alphabet())
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{origin} is not a tokenizer.json of the tokenizers library") from error
-    if not is_supported:
-        raise UserError(
-            f"{origin} must be a byte-level BPE like GPT-2's; "
-            "other tokenizers cannot count or restore every byte exactly"
-        )
-    model["dropout"] = None
-    value.update(truncation=None, padding=None, added_tokens=added)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def byte_alphabet() -> dict[str, int]:
-    """Return the byte that each printable character of a byte-level vocabulary represents.
-
-    Printable Latin-1 characters represent themselves; the other bytes have the code points from 256
-    on, in order.
-    """
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(shown)]
-    return {chr(byte): byte for byte in shown} | {
-        chr(256 + n): byte for n, byte in enumerate(hidden)
-    }
-
-
-def import_tokenizers() -> Any:
-    """Import the `tokenizers` library and its submodules, or raise a UserError naming the extra."""
-    try:
-        for part in ("models", "pre_tokenizers", "decoders", "trainers"):
-            importlib.import_module(f"tokenizers.{part}")
-        return importlib.import_module("tokenizers")
-    except ImportError as error:
-        raise UserError(
-            "tokenizer=bpe, gpt2 and hf need the tokenizers library: "
-            f"{install('bpe')}, or use tokenizer=byte"
         ) from error

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.data.bpe import byte_alphabet, import_tokenizers, read_definition
-from spectral_exp.data.tokenizer_base import Ids, Tokenizer, TokenizerSpec, utf8
+from spectral_exp.data.tokenizer_base import Ids, TokenizerSpec, utf8
+from spectral_exp.data.tokenizer_json import JsonTokenizer, byte_alphabet, read_definition
 
 log = logging.getLogger(__name__)
 
-_VOCABULARY = "tokenizer.json"
 _MARK = "\u2581"
 """Stands for a space in vocabularies of SentencePiece."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -30,7 +29,7 @@ _PROBES = (
 _SHOWN = 20  # characters of a text in messages
 
 
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(JsonTokenizer):
     """A vocabulary of any kind whose tokens, joined, are the text.
 
     Special tokens are never read from a text, and no space is put before it.
@@ -46,21 +45,10 @@ class HuggingFaceTokenizer(Tokenizer):
     kind = "huggingface"
 
     def __init__(self, definition: str, origin: str = "the tokenizer") -> None:
-        library = import_tokenizers()
+        super().__init__(definition, origin)
         self._origin = origin
-        self._json = _without_additions(definition, origin)
-        try:
-            self._backend = library.Tokenizer.from_str(self._json)
-        except Exception as error:  # the library raises no narrower type
-            raise UserError(
-                f"{origin} is not a tokenizer.json that the installed tokenizers library reads"
-            ) from error
-        self._backend.encode_special_tokens = True
-        value = json.loads(self._json)
-        pieces, special = _pieces(value, self._backend.get_vocab(with_added_tokens=True), origin)
-        super().__init__(pieces, special)
         ends = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-        named = {name: i for i, name in special.items()}
+        named = {name: i for i, name in self._special.items()}
         self.end_of_text = next((named[name] for name in ends if name in named), None)
         for probe in _PROBES:
             self.encode(probe)
@@ -78,18 +66,15 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(self._describe_difference(expected, found, ids))
         return np.array(ids, dtype=self.dtype)
 
-    def save(self, folder: Path) -> None:
-        """Write the description and a `tokenizer.json` that other tools can read."""
-        super().save(folder)
-        (folder / _VOCABULARY).write_text(self._json, encoding="utf-8")
+    @staticmethod
+    def _normalise(definition: str, origin: str) -> str:
+        return _without_additions(definition, origin)
 
-    @classmethod
-    def load(cls, folder: Path) -> HuggingFaceTokenizer:
-        """Load a tokenizer saved by `save`."""
-        return cls(read_definition(folder / _VOCABULARY), str(folder / _VOCABULARY))
-
-    def _definition(self) -> dict[str, Any]:
-        return {"sha256": hashlib.sha256(self._json.encode()).hexdigest()}
+    @staticmethod
+    def _read_pieces(
+        value: Mapping[str, Any], tokens: Mapping[str, int], origin: str
+    ) -> tuple[list[bytes], dict[int, str]]:
+        return _pieces(value, tokens, origin)
 
     def _describe_difference(self, expected: bytes, found: bytes, ids: list[int]) -> str:
         place = next(

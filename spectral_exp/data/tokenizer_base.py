@@ -120,9 +120,13 @@ class Tokenizer(ABC):
         A file that already holds this tokenizer is kept; any other is replaced atomically.
         """
         content = json.dumps({"kind": self.kind, **self._definition()}, indent=1).encode()
-        file = folder / DESCRIPTION
-        if not (file.is_file() and file.read_bytes() == content):
-            write_file(file, content)
+        write_changed(folder / DESCRIPTION, content)
+
+
+def write_changed(file: Path, content: bytes) -> None:
+    """Write a file atomically, unless it holds this content."""
+    if not (file.is_file() and file.read_bytes() == content):
+        write_file(file, content)
 
 
 def _escape(character: str) -> str:

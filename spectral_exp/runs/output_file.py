@@ -52,10 +52,12 @@ def refuse_loss(
         force: whether the user allows to overwrite any file outside of a run.
         is_default: whether the command has chosen the name, which no other file has.
     """
-    require(not path.is_dir(), option, path, "a file, not a folder")
+    # A name that is too long, or a folder that may not be entered, fails here.
+    with explain_os_error(f"write {path}", _remedy(option)):
+        require(not path.is_dir(), option, path, "a file, not a folder")
+        real_path = Path(os.path.realpath(path.parent), path.name)
+        run = run_around(real_path.parent)
     require(path.name not in _RECORDS, option, path, "another name than that of a run's record")
-    real_path = Path(os.path.realpath(path.parent), path.name)
-    run = run_around(real_path.parent)
     if run is not None:
         is_own_file = real_path.relative_to(run).parts[0] in _OWN_FILES
         require(not is_own_file, option, path, f"a file that training in {run} does not use")
@@ -80,11 +82,16 @@ def write_output(
         UserError: the file cannot be written, or another file would be lost (see `refuse_loss`).
     """
     refuse_loss(path, option, force=force, is_default=is_default)
-    with explain_os_error(f"write {path}", f"choose another file with {option}"):
+    with explain_os_error(f"write {path}", _remedy(option)):
         remove_abandoned_files(path)
         write_atomic(path, content)
     digest = hashlib.sha256(content).hexdigest()
     _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
+
+
+def _remedy(option: str) -> str:
+    """Return what to do about a file that cannot be written; an argument needs no mention."""
+    return "choose another file" + (f" with {option}" if option.startswith("-") else "")
 
 
 def run_around(folder: Path) -> Path | None:

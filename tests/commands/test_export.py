@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from spectral_exp.commands.export import main
+from spectral_exp.commands.export import FORMATS, main
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.exported import export_onnx, export_program, write_huggingface
 from spectral_exp.config.parts import build_model
 from spectral_exp.config.trained import Trained, load_trained
 from spectral_exp.data.tokenizer import ByteTokenizer
+from spectral_exp.runs.layout import LOCK_NAME
 from spectral_exp.train import main as train_main
 from tests.conftest import NO_PLOTS, TINY
 
@@ -108,13 +109,39 @@ def test_transformers_computes_the_same_logits(
     assert written.shape == (1, 24)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_name_that_is_too_long_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), str(tmp_path / ("x" * 300)), "--to", name]) == 2
+    error = capsys.readouterr().err
+    assert "File name too long; choose another f" in error
+    assert "with" not in error.rpartition(";")[2]
+
+
+def test_a_folder_inside_of_a_run_is_refused_by_its_real_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/below").mkdir(parents=True)
+    (tmp_path / "run" / LOCK_NAME).touch()
+    (tmp_path / "link").symlink_to(tmp_path / "run/below")
+    assert main([str(tmp_path), str(tmp_path / "link/hf"), "--to", "huggingface"]) == 2
+    assert "is inside of the run" in capsys.readouterr().err
+    outside = tmp_path / "run/../hf"
+    assert main([str(tmp_path / "none"), str(outside), "--to", "huggingface"]) == 2
+    assert "is inside of the run" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_writes_each_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert train_main([*TINY, NO_PLOTS, f"hydra.run.dir={run}", "+experiment=wave"]) == 0
     capsys.readouterr()
     pytest.importorskip("safetensors")
-    folder, weights, program = tmp_path / "hf", tmp_path / "w.safetensors", tmp_path / "m.pt2"
+    # The folders of the files do not exist yet.
+    folder, weights, program = (
+        tmp_path / name for name in ("hf", "new/w.safetensors", "other/new/m.pt2")
+    )
     assert main([str(run), str(folder), "--to", "huggingface"]) == 0
     assert main([str(run), str(weights), "--to", "safetensors"]) == 0
     assert main([str(run), str(program), "--to", "torch-export"]) == 0

@@ -157,6 +157,13 @@ def test_installed_distributions_may_declare_packages(
         packages.entry_point_packages.cache_clear()
         monkeypatch.chdir(site)  # as if it had come with somebody's runs
         assert packages.entry_point_packages() == ()
+        packages.entry_point_packages.cache_clear()
+        monkeypatch.chdir(tmp_path)  # beside a package that is named by its path
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(site)])
+        sys.modules.pop("mylab", None)
+        packages.find_packages({"packages": [str(site / "mylab")]})
+        assert str(site) in sys.path
+        assert packages.entry_point_packages() == ()
     finally:
         packages.entry_point_packages.cache_clear()
 
@@ -176,6 +183,25 @@ def test_a_record_names_only_packages_that_the_user_has_used(lab: Path, tmp_path
     ]  # fmt: skip
     (tmp_path / "state/spectral_exp/packages").chmod(0o666)
     assert packages.without_foreign_packages(config) == {"name": "x"}
+
+
+def test_a_record_reaches_no_other_folder_of_a_package_without_init(
+    lab: Path, tmp_path: Path
+) -> None:
+    """Such a package has the files of every folder of its name on the search path."""
+    packages.remember_packages({"packages": ["mylab"]})
+    (place,) = packages.without_foreign_packages({"packages": ["mylab"]})["packages"]
+    archive = tmp_path / "archive"
+    write(archive / "mylab", {"evil.py": "raise SystemExit"})
+    sys.path.append(str(archive))  # a copy, which the fixture takes away again
+    with pytest.raises(SettingError, match="has files in"):
+        packages.find_packages({"packages": [place]})
+    assert packages.find_packages({"packages": ["mylab"]}) == {"mylab": lab / "mylab"}
+    sys.path[-1:] = [f"{lab}/../lab"]  # the same folder again
+    assert packages.find_packages({"packages": [place]}) == {"mylab": lab / "mylab"}
+    sys.path[-1] = str(archive)
+    write(lab / "mylab", {"__init__.py": ""})
+    assert packages.find_packages({"packages": [place]}) == {"mylab": lab / "mylab"}
 
 
 @pytest.mark.parametrize(

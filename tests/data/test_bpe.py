@@ -49,6 +49,25 @@ def gpt2_like(tmp_path_factory: pytest.TempPathFactory, trained: BpeTokenizer) -
     return folder / "like_gpt2.json"
 
 
+def test_saving_never_leaves_a_description_without_its_vocabulary(
+    trained: BpeTokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(OSError, match="no regular file"):
+        trained.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    (tmp_path / "tokenizer.json").rmdir()
+    trained.save(tmp_path)
+    before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    trained.save(tmp_path)  # a run that is continued saves it again
+    assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_a_definition_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(UserError, match=r"is not a tokenizer\.json"):
+        BpeTokenizer("[" * 200_000)
+
+
 @given(text=st.one_of(st.text(), TRICKY))
 def test_round_trip_with_exact_counts(trained: BpeTokenizer, text: str) -> None:
     ids = trained.encode(text)

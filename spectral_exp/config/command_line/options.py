@@ -81,7 +81,7 @@ def _add_option(options: Options, group: str, path: Path) -> None:
     # Files of the whole configuration (experiments) only set what other files bring.
     if group in ADDED_GROUPS or package == "_global_" or group.split("/")[0] == "hydra":
         return
-    for name in _dotted(_read_mapping(path), package):
+    for name in _setting_names(_read_mapping(path), package):
         options.settings.setdefault(name, []).append((group, path.stem))
 
 
@@ -101,10 +101,11 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _dotted(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _setting_names(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the dotted names of the settings in `node` and below, each after `prefix`."""
     for key, value in node.items():
         if key == "defaults" or str(key).startswith("_"):
             continue
         yield f"{prefix}.{key}"
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}.{key}")
+            yield from _setting_names(value, f"{prefix}.{key}")
