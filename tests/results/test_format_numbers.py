@@ -21,7 +21,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.load import read_facts
 from tests.results.made_runs import make_run
 
-FACTS = {1: "cac774d78645fb1a", 2: "01872065e0d2b033"}
+FACTS = {1: "cac774d78645fb1a", 2: "01872065e0d2b033", 3: "01872065e0d2b033"}
 TEXTS = {
     1: "0c79c45e16bfe31c",
     2: "094ad51306f70e87",
