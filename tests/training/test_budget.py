@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -179,13 +180,17 @@ def test_a_budget_in_seconds_counts_all_attempts(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
 def test_device_seconds_are_a_part_of_the_training_on_a_gpu(tmp_path: Path) -> None:
+    started_s = time.perf_counter()
     for steps in (4, 8):
         with built(tmp_path, f"training.max_steps={steps}", "device=cuda") as runner:
             runner.run()
+    elapsed_s = time.perf_counter() - started_s
     totals = results(tmp_path)["totals"]
     parts = results(tmp_path)["attempts"]
     assert [part["to_step"] for part in parts] == [4, 8]
-    assert all(0 < part["device_s"] <= part["train_s"] for part in parts)
+    # a device may end a step after the host has stopped its clock, so the limit is all that passed
+    assert all(part["device_s"] > 0 for part in parts)
+    assert totals["device_s"] <= elapsed_s
     assert totals["device_s"] == pytest.approx(sum(part["device_s"] for part in parts))
 
 
