@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 MAX_WATCHED = 200
 _MAX_NOTES_BYTES = 64 << 10
 _WATCH_READ_S = 0.1
+_INDEX_S = 0.5  # that the first answers wait for the runs that the index knows
 _REVALIDATE = "private, no-cache"
 _JSON = "application/json"
 _FRAMES = "application/octet-stream"
@@ -163,6 +164,7 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _runs(site: Site, query: Query, names: dict[str, str]) -> Response:
+    site.library.wait_for_index(_INDEX_S)
     return _json(
         {
             **_list_changes(site.library, query),
@@ -231,6 +233,7 @@ def _read_progress(library: Library, key: str, n_watched: int) -> dict[str, Any]
 
 
 def _groups(site: Site, query: Query, names: dict[str, str]) -> Response:
+    site.library.wait_for_index(_INDEX_S)
     answer = site.comparisons.answer(View.of(query))
     form = query.choice("format", ("", "csv", "json", "markdown", "latex", "table"))
     if not form:

@@ -113,6 +113,7 @@ class Library:
         self._aggregator: tuple[int, ResultsAggregator] | None = None
         self._named_seq = -1
         self._has_scanned = False
+        self._has_read_index = threading.Event()
         self._next_scan_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_reading, name="library", daemon=True)
@@ -163,6 +164,10 @@ class Library:
             removed = [key for seq, key in self._removed if seq > since]
             removed += [entry.key for entry in entries if entry.reason]
             return Changes(self._seq, rows, [] if is_reset else removed, is_reset)
+
+    def wait_for_index(self, timeout_s: float) -> None:
+        """Wait at start until the runs of the index are read, which takes a part of a second."""
+        self._has_read_index.wait(timeout_s)
 
     def run(self, key: str) -> Run:
         """Return a run, also before its row is read.
@@ -249,6 +254,7 @@ class Library:
                 changed.append(entry)
         if changed:
             self._read(sorted(changed, key=lambda entry: -entry.updated_s))
+        self._has_read_index.set()
         self._name_uniquely()
 
     def _scan(self) -> None:
@@ -269,18 +275,18 @@ class Library:
 
     def _read(self, entries: Sequence[Entry]) -> None:
         """Read runs in batches, those in the index first."""
-        others = []
+        live, others = [], []
         for entry in entries:
-            if is_running(entry.path):
-                self._read_live(entry)
-            else:
-                others.append(entry)
+            (live if is_running(entry.path) else others).append(entry)
         if self._index is not None and others:
             facts = indexed_facts([entry.path for entry in others], self._index)
             for entry, known in zip(others, facts, strict=True):
                 if known is not None:
                     self._use(entry, known)
             others = [e for e, known in zip(others, facts, strict=True) if known is None]
+        self._has_read_index.set()
+        for entry in live:
+            self._read_live(entry)
         sizes = {entry.key: _metrics_bytes(entry.path) for entry in others}
         large = [entry for entry in others if sizes[entry.key] > _BATCH_BYTES]
         small = [entry for entry in others if sizes[entry.key] <= _BATCH_BYTES]

@@ -65,39 +65,56 @@ _CHECKPOINT_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.pt(\.zst)?")
 _SHARDS_NAME = re.compile(r"checkpoint_step_(0|[1-9]\d*)\.shards-[0-9a-f]{8}")
 
 
+class _Inside:
+    """A path in a run directory, made at its first use: a scan of many runs needs few of them."""
+
+    def __init__(self, file_name: str, folder: str = "root") -> None:
+        self._file_name, self._folder = file_name, folder
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, paths: RunPaths, owner: type) -> Path:
+        folder: Path = getattr(paths, self._folder)
+        path = folder / self._file_name
+        paths.__dict__[self._name] = path  # found there from now on
+        return path
+
+
 class RunPaths:
     """The paths of a run's files and folders, which need not exist."""
 
+    checkpoints = _Inside(CHECKPOINTS_FOLDER)
+    logs = _Inside(LOGS_FOLDER)
+    visualizations = _Inside(VISUALIZATIONS_FOLDER)
+    tokenizer = _Inside(TOKENIZER_FOLDER)
+    hydra = _Inside(HYDRA_FOLDER)
+    profile = _Inside(PROFILE_FOLDER)
+    report = _Inside(REPORT_FOLDER)
+    companion = _Inside(COMPANION_FOLDER)
+    tensorboard = _Inside(TENSORBOARD_FOLDER)
+    wandb = _Inside(WANDB_FOLDER)
+    config_file = _Inside(CONFIG_NAME)
+    results_file = _Inside(RESULTS_NAME)
+    git_diff_file = _Inside(GIT_DIFF_NAME)
+    own_code_file = _Inside(OWN_CODE_NAME)
+    lock_file = _Inside(LOCK_NAME)
+    backup_file = _Inside(BACKUP_NAME)
+    notes_file = _Inside(NOTES_NAME)
+    evaluations_file = _Inside(EVALUATIONS_NAME)
+    certificate_file = _Inside(CERTIFICATE_NAME)
+    run_log = _Inside(RUN_LOG_NAME)
+    metrics_file = _Inside(METRICS_NAME, "logs")
+    cut_metrics_file = _Inside(CUT_METRICS_NAME, "logs")
+    training_log = _Inside(TRAINING_LOG_NAME, "logs")
+    spectra_file = _Inside(SPECTRA_NAME, "logs")
+    system_file = _Inside(SYSTEM_NAME, "logs")
+    companion_log = _Inside(COMPANION_LOG_NAME, "logs")
+    latest_link = _Inside(LATEST_NAME, "checkpoints")
+    best_link = _Inside(BEST_NAME, "checkpoints")
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.checkpoints = self.root / CHECKPOINTS_FOLDER
-        self.logs = self.root / LOGS_FOLDER
-        self.visualizations = self.root / VISUALIZATIONS_FOLDER
-        self.tokenizer = self.root / TOKENIZER_FOLDER
-        self.hydra = self.root / HYDRA_FOLDER
-        self.profile = self.root / PROFILE_FOLDER
-        self.report = self.root / REPORT_FOLDER
-        self.companion = self.root / COMPANION_FOLDER
-        self.tensorboard = self.root / TENSORBOARD_FOLDER
-        self.wandb = self.root / WANDB_FOLDER
-        self.config_file = self.root / CONFIG_NAME
-        self.results_file = self.root / RESULTS_NAME
-        self.git_diff_file = self.root / GIT_DIFF_NAME
-        self.own_code_file = self.root / OWN_CODE_NAME
-        self.lock_file = self.root / LOCK_NAME
-        self.backup_file = self.root / BACKUP_NAME
-        self.notes_file = self.root / NOTES_NAME
-        self.evaluations_file = self.root / EVALUATIONS_NAME
-        self.certificate_file = self.root / CERTIFICATE_NAME
-        self.run_log = self.root / RUN_LOG_NAME
-        self.metrics_file = self.logs / METRICS_NAME
-        self.cut_metrics_file = self.logs / CUT_METRICS_NAME
-        self.training_log = self.logs / TRAINING_LOG_NAME
-        self.spectra_file = self.logs / SPECTRA_NAME
-        self.system_file = self.logs / SYSTEM_NAME
-        self.companion_log = self.logs / COMPANION_LOG_NAME
-        self.latest_link = self.checkpoints / LATEST_NAME
-        self.best_link = self.checkpoints / BEST_NAME
 
     def rank_log(self, rank: int) -> Path:
         """Return the log file of a process beyond the first."""

@@ -8,11 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from spectral_exp.dashboard import app as app_module
 from spectral_exp.dashboard import library as library_module
 from spectral_exp.runs import index as run_index
 from spectral_exp.runs.layout import RunPaths
@@ -189,6 +192,35 @@ def test_the_index_spares_the_reading_of_old_runs(
 
     monkeypatch.setattr(library_module, "facts_of", read_again)
     assert Dashboard(tmp_path / "runs", index=index).rows() == before
+
+
+class ReadByThread(Dashboard):
+    """A dashboard whose library reads in the background, as the server's does."""
+
+    def refresh(self) -> None:
+        self.library.start()
+
+
+def test_the_first_answers_hold_the_runs_of_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_index, "_MIN_AGE_NS", -(10**9))
+    monkeypatch.setattr(app_module, "_INDEX_S", 60)
+    for seed in (1, 2):
+        make_run(tmp_path / "runs", "classic", seed)
+    index = tmp_path / "index.sqlite"
+    Dashboard(tmp_path / "runs", index=index)
+
+    def read_late(*arguments: Any) -> Any:
+        time.sleep(0.1)  # the requests below come meanwhile
+        return run_index.indexed_facts(*arguments)
+
+    monkeypatch.setattr(library_module, "indexed_facts", read_late)
+    dashboard = ReadByThread(tmp_path / "runs", index=index)
+    answer = dashboard.json("/api/runs")
+    assert (answer["found"], answer["read"]) == (2, 2)
+    assert [row["n"] for row in dashboard.json("/api/groups")["rows"]] == [2]
+    dashboard.library.stop()
 
 
 def test_a_large_run_appears_before_it_is_read(
