@@ -275,7 +275,8 @@ class Library:
 
     def _read(self, entries: Sequence[Entry]) -> None:
         """Read runs in batches, those in the index first."""
-        live, others = [], []
+        live: list[Entry] = []
+        others: list[Entry] = []
         for entry in entries:
             (live if is_running(entry.path) else others).append(entry)
         if self._index is not None and others:
