@@ -124,11 +124,13 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
     """Return findings on unequal or missing tuning of learning rates."""
     rates: dict[str, dict[float, list[Run]]] = {}
     names: dict[str, str] = {}
-    for run in (run for summary in summaries for run in summary.group.runs):
+    labels: dict[str, str] = {}
+    for group, run in ((s.group, run) for s in summaries for run in s.group.runs):
         rate = run.settings.get(LEARNING_RATE)
         if isinstance(rate, int | float):
             key = repr(sorted(run.parts.items())) if run.parts else run.name
             names.setdefault(key, run.name)
+            labels.setdefault(key, group.label)
             rates.setdefault(key, {}).setdefault(float(rate), []).append(run)
     if len(rates) < 2:
         return []
@@ -146,7 +148,7 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
         return [
             Finding(
                 "not tuned",
-                f"compared at one learning rate each ({listed}): none was tuned",
+                f"compared at one learning rate each ({listed}): no tuning is among these runs",
                 values=values,
             )
         ]
@@ -158,6 +160,8 @@ def _tuning(summaries: Sequence[GroupSummary]) -> list[Finding]:
         )
         for i, found in enumerate(rates.values())
     }
+    if len(set(names.values())) < len(names):  # all runs of a sweep may have its name
+        names = labels
     words = {f"name_{i}": names[key] for i, key in enumerate(rates)}
     counts = ", ".join(f"{{name_{i}}} {{n_{i}}}" for i in range(len(rates)))
     heading = "learning rates tried differ in number, which favours those with more"

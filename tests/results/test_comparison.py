@@ -613,7 +613,7 @@ def test_partners_have_to_be_clear() -> None:
 
 def test_the_tried_learning_rates_are_listed() -> None:
     wave = seeds("wave", NEAR)
-    note = "compared at one learning rate each (0.001): none was tuned"
+    note = "compared at one learning rate each (0.001): no tuning is among these runs"
     assert note in said(compare([seeds("classic", CLASSIC), wave]).notes)
     tuned = coarse("classic", "classic", {0.001: CLASSIC, 0.002: NEAR})
     uneven = (
@@ -622,6 +622,13 @@ def test_the_tried_learning_rates_are_listed() -> None:
     assert uneven in said(compare([tuned, wave]).notes)
     separate = [coarse("classic", f"classic {rate}", {rate: CLASSIC}) for rate in (0.001, 0.002)]
     assert uneven in said(compare([*separate, wave]).notes)
+    groups = [*separate, seeds("wave", NEAR)]
+    of_a_sweep = [
+        fake_group([dataclasses.replace(run, name="study") for run in group.runs], label)
+        for group, label in zip(groups, ("rotary 0.001", "rotary 0.002", "packets"), strict=True)
+    ]
+    uneven_labels = uneven.replace("classic 2, wave 1", "rotary 0.001 2, packets 1")
+    assert uneven_labels in said(compare(of_a_sweep).notes)
     both = coarse("wave", "wave", {0.001: CLASSIC, 0.002: NEAR})
     assert not any("learning rate" in note for note in said(compare([tuned, both]).notes))
 
