@@ -32,6 +32,7 @@ CERTIFICATE_NAME = "resume_certificate.json"
 
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
+METRICS_SUMMARY_NAME = "metrics_summary.json"
 TRAINING_LOG_NAME = "training.log"
 RANK_LOG_PATTERN = "rank_*.log"
 SPECTRA_NAME = "spectra.jsonl"
@@ -92,6 +93,7 @@ class RunPaths:
         self.run_log = self.root / RUN_LOG_NAME
         self.metrics_file = self.logs / METRICS_NAME
         self.cut_metrics_file = self.logs / CUT_METRICS_NAME
+        self.metrics_summary_file = self.logs / METRICS_SUMMARY_NAME
         self.training_log = self.logs / TRAINING_LOG_NAME
         self.spectra_file = self.logs / SPECTRA_NAME
         self.system_file = self.logs / SYSTEM_NAME
