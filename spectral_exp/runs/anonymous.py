@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from spectral_exp.core.redact import REDACTED, redact_text
 from spectral_exp.runs.overrides import in_quotes
@@ -28,8 +29,8 @@ _NO_HOSTS = {"localhost", "localhost.localdomain"}
 class Anonymizer:
     """Replaces what names a machine or a person, in all texts of some runs alike.
 
-    An absolute path becomes its last part. Two paths never become the same text, nor one that
-    stands in a setting already, so that equal settings stay equal and others different.
+    An absolute path becomes its last part, after a number if its setting has several values. So
+    different values stay different, and in their order.
 
     Attributes:
         removed: number of replacements by kind.
@@ -51,10 +52,14 @@ class Anonymizer:
         """Learn the names of persons from the home directories in a text."""
         self._users |= set(_HOME.findall(text))
 
-    def learn_value(self, value: str) -> None:
-        """Learn the value of a setting, which no path may become."""
-        if not _WHOLE.fullmatch(value):
-            self._taken.add(value)
+    def learn_values(self, values: AbstractSet[str]) -> None:
+        """Learn all values that a setting has in the runs."""
+        paths = sorted(value for value in values if _WHOLE.fullmatch(value))
+        self._taken |= values - set(paths)
+        if len(values) > 1:
+            width = len(str(len(paths)))
+            for number, path in enumerate(paths, 1):
+                self._name(path, f"{number:0{width}}/{_last_part(path)}")
 
     @property
     def names(self) -> list[str]:
@@ -102,11 +107,14 @@ class Anonymizer:
     def _short(self, path: str) -> str:
         """Return the text for a path."""
         self.removed["absolute paths"] += 1
+        return self._name(path, _last_part(path))
+
+    def _name(self, path: str, wanted: str) -> str:
+        """Return the name of a path, a new one like `wanted` if it has none."""
         if path not in self._names:
-            last = _last_part(path)
-            name, number = last, 2
+            name, number = wanted, 2
             while name in self._taken:
-                name, number = f"{number}/{last}", number + 1
+                name, number = f"{number}/{wanted}", number + 1
             self._taken.add(name)
             self._names[path] = name
         return self._names[path]

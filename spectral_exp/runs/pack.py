@@ -105,9 +105,7 @@ def pack_runs(
     """
     packed = Packed()
     sources = _find(folders, packed, running=running)
-    publication = Publication()
-    for source in sources:
-        _learn(source.path, publication)
+    publication = Publication(_records(source.path) for source in sources)
     with (
         lzma.open(file, "wb", preset=9 | lzma.PRESET_EXTREME) as compressed,
         _Archive(compressed, packed, publication) as archive,
@@ -174,10 +172,10 @@ def _sweeps(sources: Sequence[_Source]) -> dict[Path, PurePosixPath]:
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
-def _learn(run: Path, publication: Publication) -> None:
-    """Let the publication learn a run; what cannot be read is reported when it is packed."""
+def _records(run: Path) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """Return the records of a run; what cannot be read is reported when it is packed."""
     paths, unused = RunPaths(run), list[LeftOut]()
-    publication.learn(
+    return (
         _read_object(paths.config_file, unused) or {},
         _read_object(paths.results_file, unused) or {},
         [_parse(line) for line in _lines(_read(paths.evaluations_file, unused))],
@@ -192,7 +190,7 @@ def _add_run(
 ) -> None:
     """Add the records of a run; those that cannot be read are left out."""
     paths, left_out = RunPaths(source.path), archive.packed.left_out
-    with_metrics = with_metrics and paths.metrics_file.exists()
+    with_metrics &= paths.metrics_file.exists() or not paths.metrics_summary_file.exists()
     if config := _read_object(paths.config_file, left_out):
         patch = recorded_patch_crc32(paths, source.facts["record"].get("git") or {})
         content = publication.config(config, patch, with_metrics=with_metrics)
@@ -230,6 +228,8 @@ def _add_metrics(archive: _Archive, paths: RunPaths, name: PurePosixPath) -> Non
         try:
             with os.fdopen(_open(paths.metrics_file), "rb") as file:
                 _copy_numbers(file, lines)
+        except FileNotFoundError:
+            return
         except OSError as error:
             reason = f"cannot be read: {error.strerror}"
             archive.packed.left_out.append((paths.metrics_file, reason))

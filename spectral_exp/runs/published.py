@@ -5,6 +5,7 @@ They give every number of the originals, and hold nothing about the machine but 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,18 +14,16 @@ from spectral_exp.runs.anonymous import Anonymizer
 from spectral_exp.runs.evaluations import Evaluation
 from spectral_exp.runs.marks import Marks
 from spectral_exp.runs.overrides import flatten, is_among, setting_of
-from spectral_exp.runs.record import Git, Hardware, ResultsRecord
+from spectral_exp.runs.parts import makes_another_experiment
+from spectral_exp.runs.record import REPORTED_PACKAGES, Git, Hardware, ResultsRecord
 
 Record = Mapping[str, Any]
 
 _COPIED = ("experiment_id", "timestamp", "git_hash", "units", "better")
 _ANONYMOUS = ("config", "changed_settings", "dataset", "model", "parent")
-_GIT = tuple(set(Git.__annotations__) - {"untracked", "diff_file"})
+_GIT = tuple(set(Git.__annotations__) - {"untracked", "diff_file", "diff_crc32"})
 _PACKAGE = ("version", "hash", "dirty")
-_PACKAGES = ("python", "torch", "numpy", "triton", "tokenizers", "hydra-core", "omegaconf")
-_ATTEMPT = (
-    "timestamp", "git_hash", "from_step", "processes", "devices", "exact",
-)  # fmt: skip
+_ATTEMPT = ("timestamp", "git_hash", "from_step", "processes", "devices", "exact")
 _GPU = ("name", "memory_gb")
 _RESULTS = (*ResultsRecord.__annotations__, "experiment_id", "timestamp", "git_hash")
 _PROSE = ("error", "pruned_because")
@@ -42,37 +41,31 @@ _PRIVATE: dict[str, Any] = {
 
 
 class Publication:
-    """Makes the published records of some runs. Every run is learned before the first is made.
+    """Makes the published records of some runs.
+
+    Args:
+        records: of all these runs: the content of `config.json` and `results.json`, and the lines
+            of `evaluations.jsonl`. They may be damaged in any way.
 
     Attributes:
         anonymizer: of all texts in them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, records: Iterable[tuple[Record, Record, Iterable[Any]]]) -> None:
         self.anonymizer = Anonymizer()
-
-    def learn(self, config: Record, results: Record, evaluations: Iterable[Any]) -> None:
-        """Learn the names and the settings of a run from the content of its records."""
-        learned = self.anonymizer
-        attempts = [one for one in _list(config.get("attempts")) if isinstance(one, Mapping)]
-        processes = results.get("processes")
-        learned.learn_hosts(
-            name
-            for name in [
-                _section(config, "host").get("hostname"),
-                *(one.get("host") for one in attempts),
-                *(name for one in attempts for name in _list(one.get("hosts"))),
-                *_list(processes.get("hosts") if isinstance(processes, Mapping) else None),
-            ]
-            if isinstance(name, str)
-        )
-        for text in _texts(config):
-            learned.learn_users(text)
-        for text in _texts(config.get("config")):
-            learned.learn_value(text)
-        for one in evaluations:
-            if isinstance(one, Mapping) and isinstance(one.get("text"), str):
-                learned.learn_value(one["text"])
+        values = defaultdict[str, set[str]](set)
+        for config, results, evaluations in records:
+            self.anonymizer.learn_hosts(_hosts(config, results))
+            for text in _texts(config):
+                self.anonymizer.learn_users(text)
+            for name, value in flatten(config.get("config", {})):
+                if makes_another_experiment(name):
+                    values[name].update(_texts(value))
+            for one in evaluations:
+                if isinstance(one, Mapping):
+                    values["evaluations"].update(_texts(one.get("text")))
+        for _, texts in sorted(values.items()):
+            self.anonymizer.learn_values(texts)
 
     def config(self, content: Record, patch_crc32: str, *, with_metrics: bool) -> dict[str, Any]:
         """Return the published content of a `config.json`.
@@ -86,15 +79,16 @@ class Publication:
         made |= {name: self._anonymous(content[name]) for name in _ANONYMOUS if name in content}
         if isinstance(made.get("config"), Mapping):
             made["config"] = self._without_private(made["config"])
+        named = _section(content, "host").keys() - {"platform"}
         self._count("command lines", bool(content.get("command")))
-        self._count("names of hosts, process ids and working directories", "host" in content)
+        self._count("names of hosts, process ids and working directories", bool(named))
         makers = {
             "overrides": self._overrides,
             "hardware": _hardware,
             "host": _host,
             "git": lambda git: self._git(git, patch_crc32),
             "package": lambda package: _chosen(package, _PACKAGE),
-            "packages": lambda packages: _chosen(packages, _PACKAGES),
+            "packages": lambda packages: _chosen(packages, REPORTED_PACKAGES),
             "attempts": self._attempts,
         }
         made |= {name: make(content[name]) for name, make in makers.items() if name in content}
@@ -143,7 +137,7 @@ class Publication:
             if isinstance(job, Mapping)
         }
         self._count("command lines", bool(content.get("command")))
-        made = {"format": content.get("format"), "command": [], "jobs": jobs}
+        made: dict[str, Any] = {"format": content.get("format"), "command": [], "jobs": jobs}
         made |= {"sources": "", "known": {}}
         return {**made, "crc32": content_crc32(made)}
 
@@ -204,6 +198,18 @@ class Publication:
 
     def _count(self, kind: str, number: int) -> None:
         self.anonymizer.removed[kind] += number
+
+
+def _hosts(config: Record, results: Record) -> Iterable[str]:
+    """Yield the names of the machines of a run."""
+    attempts = [one for one in _list(config.get("attempts")) if isinstance(one, Mapping)]
+    names = [
+        _section(config, "host").get("hostname"),
+        *(one.get("host") for one in attempts),
+        *(name for one in attempts for name in _list(one.get("hosts"))),
+        *_list(_section(results, "processes").get("hosts")),
+    ]
+    return (name for name in names if isinstance(name, str))
 
 
 def _is_private(setting: str) -> bool:

@@ -98,6 +98,12 @@ class Host(TypedDict, total=False):
     cwd: str
 
 
+REPORTED_PACKAGES = (
+    "python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers",
+)  # fmt: skip
+"""The packages whose versions stand in papers and published records."""
+
+
 class Packed(TypedDict):
     """What a published record holds of the original; see `runs.pack`."""
 
