@@ -45,6 +45,7 @@ NOT_RUN = {
     "spectral-exp dashboard outputs/ --edit": "does not end",
     "spectral-exp dashboard outputs/ --embed http://localhost:8888": "does not end",
     "pip install nbconvert ipykernel": "changes the environment",
+    "tar -xf runs.tar.xz": "tests/runs/test_pack.py extracts archives",
     "jupyter nbconvert --to notebook --execute --inplace examples/own_loop.ipynb "
     "examples/runs.ipynb":
         "needs Jupyter; tests/test_notebook.py runs the cells",

@@ -30,7 +30,11 @@ from spectral_exp.results import tables
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.attribution import attribute
 from spectral_exp.results.compared import Comparison
-from spectral_exp.results.comparison import compare, explain_unknown_metric
+from spectral_exp.results.comparison import (
+    compare,
+    explain_unknown_metric,
+    refuse_missing_series,
+)
 from spectral_exp.results.evaluated import evaluation_metrics
 from spectral_exp.results.group import Group
 from spectral_exp.results.names import Names, split_names, value_text
@@ -235,6 +239,7 @@ def _report(options: argparse.Namespace) -> str:
         _require_metric(metric, chosen.runs)
     form = options.format or _BY_SUFFIX[options.output.suffix.lower() if options.output else ""]
     if options.runs:
+        refuse_missing_series(chosen.runs, options.at)
         runs = _sort(chosen.runs, options, chosen.runs, lambda run: [run], lambda run: run.run_id)
         return tables.render_runs(
             runs, metrics, options.at, form, chosen.left_out, chosen.archived_note

@@ -1,4 +1,4 @@
-"""List runs, mark them with tags and notes, archive and delete them: `spectral-exp runs list`."""
+"""List runs, mark, archive, pack and delete them: `spectral-exp runs list`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_archived, add_folders, add_where
+from spectral_exp.commands.options import add_archived, add_folders, add_force, add_where
 from spectral_exp.core.console import Parser, command, confirm
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable, printable_lines
@@ -19,6 +19,8 @@ from spectral_exp.results.run_list import FORMATS, render_list
 from spectral_exp.runs.delete import delete_run, plan_deletion
 from spectral_exp.runs.find import is_run_directory
 from spectral_exp.runs.marks import MAX_NOTE_CHARACTERS, Marks, read_marks, update_marks
+from spectral_exp.runs.output_file import output_writer
+from spectral_exp.runs.pack import SUFFIX, pack_runs
 
 _STDIN = "-"
 _FLAGS = {
@@ -32,7 +34,7 @@ _FLAGS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser("spectral-exp runs", description="List, mark, archive and delete runs.")
+    parser = Parser("spectral-exp runs", description="List, mark, archive, pack and delete runs.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for name, (text, _) in _FLAGS.items():
         _add_runs(add(name, text))
+    _add_pack_options(add("pack", "write the records of runs to an archive, to be published"))
     delete = add("delete", "delete runs with all their files, after a question")
     _add_runs(delete)
     delete.add_argument("--yes", action="store_true", help="delete without asking")
@@ -83,6 +86,22 @@ def _add_list_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_pack_options(parser: argparse.ArgumentParser) -> None:
+    add_folders(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help=f"the archive, NAME{SUFFIX}"
+    )
+    parser.add_argument(
+        "--no-metrics",
+        action="store_true",
+        help="only a summary of each metric, without curves and without --at BUDGET",
+    )
+    parser.add_argument(
+        "--running", action="store_true", help="also pack runs in progress, as far as they are"
+    )
+    add_force(parser)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the subcommand."""
     if options.command == "list":
@@ -94,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
         _tag(options)
     elif options.command == "note":
         _note(options.run, options.text)
+    elif options.command == "pack":
+        _pack(options)
     elif options.command == "delete":
         _delete(options)
     else:
@@ -160,6 +181,30 @@ def _describe(marks: Marks) -> str:
         f"a note of {format_count(len(marks.note), 'character')}" * bool(marks.note),
     ]
     return "; ".join(filter(None, parts)) or "no marks"
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+
+def _pack(options: argparse.Namespace) -> None:
+    output: Path = options.output
+    require(output.name.endswith(SUFFIX), "--output", output, f"a file that ends with {SUFFIX}")
+    with output_writer(output, force=options.force) as file:
+        packed = pack_runs(
+            options.folders,
+            file,
+            with_metrics=not options.no_metrics,
+            running=options.running,
+        )
+    for path, reason in packed.left_out:
+        print(f"left out: {printable(path)}: {reason}", file=sys.stderr)
+    for sentence in packed.remaining:
+        print(f"note: {printable(sentence)}", file=sys.stderr)
+    n_bytes = output.stat().st_size
+    runs = format_count(packed.n_runs, "run")
+    print(f"{printable(output)}: {runs} in {n_bytes:,} bytes")
+    removed = [f"{kind} ({count:,})" for kind, count in sorted(packed.removed.items())]
+    print(f"removed: {', '.join(removed) or 'nothing'}")
 
 
 # --- deletion -------------------------------------------------------------------------------------

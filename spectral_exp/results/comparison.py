@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
+from spectral_exp.core.wording import format_count
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.compared import Comparison as Comparison
 from spectral_exp.results.compared import Difference as Difference
@@ -70,6 +71,7 @@ def compare(
     runs = [run for group in groups for run in group.runs]
     lower = shared_metric_info(metric, runs).lower_is_better
     _check_at(at, metric, lower)
+    refuse_missing_series(runs, at)
     require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
     if all(run.value(metric, at) is None for run in runs):
         raise UserError(_no_metric(metric, at, groups))
@@ -101,6 +103,19 @@ def _check_at(at: str, metric: str, lower_is_better: bool | None) -> None:
     if at == "best" and lower_is_better is None:
         raise SettingError(
             "at", at, f"final or a budget: of {metric} it is not known which values are better"
+        )
+
+
+def refuse_missing_series(runs: Sequence[Run], at: str) -> None:
+    """Raise SettingError if `at` is a budget, and runs were published without their metrics."""
+    without = [run for run in runs if not (run.record.get("packed") or {}).get("metrics", True)]
+    if without and parse_at(at) is not None:
+        of_all = f"{len(without):,} of {format_count(len(runs), 'run')}"
+        raise SettingError(
+            "at",
+            at,
+            f"final or best: {of_all}, such as {without[0].run_id}, were packed with --no-metrics, "
+            "so that their values before the end are not known",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from spectral_exp.core.wording import format_count
 from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run
-from spectral_exp.runs.training_record import recorded_patch
+from spectral_exp.runs.training_record import recorded_patch_crc32
 
 
 def _fingerprint(run: Run, name: str) -> str | None:
@@ -72,14 +71,8 @@ def code_words(run: Run) -> str | None:
     commit = git.get("hash")
     if not commit or commit == NO_GIT_HASH:
         return None
-    patch = recorded_patch(RunPaths(run.path), git) if git.get("diff_file") else b""
-    changes = (
-        f" with patch {zlib.crc32(patch):08x}"
-        if patch
-        else " with changes"
-        if git.get("dirty")
-        else ""
-    )
+    patch = recorded_patch_crc32(RunPaths(run.path), git)
+    changes = f" with patch {patch}" if patch else " with changes" if git.get("dirty") else ""
     torch = (run.record.get("packages") or {}).get("torch")
     return f"commit {commit[:8]}{changes}" + (f", torch {torch}" if torch else "")
 

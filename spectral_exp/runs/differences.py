@@ -96,7 +96,8 @@ def shorten(lines: Sequence[str]) -> list[str]:
 
 
 def _code_version(git: Mapping[str, Any], patch: bytes) -> dict[str, Any]:
-    changes = f"patch with CRC-32 {zlib.crc32(patch):08x}" if patch else "none"
+    crc32 = f"{zlib.crc32(patch):08x}" if patch else git.get("diff_crc32")
+    changes = f"patch with CRC-32 {crc32}" if crc32 else "none"
     return {"commit": git.get("hash"), "uncommitted changes": changes}
 
 

@@ -26,6 +26,7 @@ from spectral_exp.runs.layout import (
     EVALUATIONS_NAME,
     LOGS_FOLDER,
     METRICS_NAME,
+    METRICS_SUMMARY_NAME,
     RESULTS_NAME,
 )
 from spectral_exp.runs.load import Facts, read_many
@@ -34,7 +35,10 @@ log = logging.getLogger(__name__)
 
 INDEX_NAME = "results.sqlite"
 
-_FILES = (CONFIG_NAME, RESULTS_NAME, EVALUATIONS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}")
+_FILES = (
+    CONFIG_NAME, RESULTS_NAME, EVALUATIONS_NAME, f"{LOGS_FOLDER}/{METRICS_NAME}",
+    f"{LOGS_FOLDER}/{METRICS_SUMMARY_NAME}",
+)  # fmt: skip
 _MIN_AGE_NS = 2_500_000_000  # FAT stores times in steps of two seconds
 _MAX_ENTRY_AGE_S = 90 * 24 * 3600.0
 _LOCK_TIMEOUT_S = 2.0

@@ -32,6 +32,7 @@ CERTIFICATE_NAME = "resume_certificate.json"
 
 METRICS_NAME = "metrics.jsonl"
 CUT_METRICS_NAME = "metrics.cut.jsonl"
+METRICS_SUMMARY_NAME = "metrics_summary.json"
 TRAINING_LOG_NAME = "training.log"
 RANK_LOG_PATTERN = "rank_*.log"
 SPECTRA_NAME = "spectra.jsonl"

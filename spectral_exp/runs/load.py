@@ -27,12 +27,13 @@ from spectral_exp.runs.evaluations import read_evaluations
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
-from spectral_exp.runs.metrics_file import MetricFile, read_metrics
+from spectral_exp.runs.metrics_file import MetricFile
+from spectral_exp.runs.metrics_summary import MetricsSummary, summarize_metrics
 from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parentage import origin_settings
 from spectral_exp.runs.parts import config_hash, part_names
 from spectral_exp.runs.record import known_settings, read_config, read_results
-from spectral_exp.runs.run import MetricSummary, Run, summarize_speeds
+from spectral_exp.runs.run import MetricSummary, Run
 
 log = logging.getLogger(__name__)
 
@@ -183,32 +184,23 @@ def _read_results(paths: RunPaths, problems: list[str]) -> dict[str, Any]:
 def _read_metrics(
     paths: RunPaths, problems: list[str], content: MetricFile | None
 ) -> dict[str, Any]:
-    nothing: dict[str, Any] = {
-        "metrics": {},
-        "speeds": None,
-        "last_step": 0,
-        "unfinished_line": False,
-    }
-    is_summarized = content is None
+    """Return the facts about metrics, of `content` without summaries."""
+    summary = MetricsSummary()
     try:
-        content = content or read_metrics(paths.metrics_file)
-    except FileNotFoundError:
-        return nothing
+        if content is None:
+            summary = summarize_metrics(paths, problems)
+        else:
+            end = (content.last_step, content.unreadable, content.unfinished)
+            summary = MetricsSummary({name: [] for name in content.series}, None, *end)
     except OSError as error:
         problems.append(f"{paths.metrics_file.name} cannot be read: {error.strerror}")
-        return nothing
-    if content.unreadable:
-        problems.append(f"{content.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
-    summaries = {
-        name: MetricSummary.of(series).as_list() if is_summarized else []
-        for name, series in content.series.items()
-    }
-    speeds = content.series.get("tokens_per_s")
+    if summary.unreadable:
+        problems.append(f"{summary.unreadable} line(s) of {paths.metrics_file.name} cannot be read")
     return {
-        "metrics": summaries,
-        "speeds": summarize_speeds(speeds) if is_summarized and speeds is not None else None,
-        "last_step": content.last_step,
-        "unfinished_line": content.unfinished,
+        "metrics": summary.metrics,
+        "speeds": summary.speeds,
+        "last_step": summary.last_step,
+        "unfinished_line": summary.unfinished,
     }
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from spectral_exp.core.errors import UserError, explain_os_error, require
-from spectral_exp.core.files import remove_abandoned_files, write_atomic
+from spectral_exp.core.files import atomic_writer, remove_abandoned_files
 from spectral_exp.core.json_files import write_json_atomic
 from spectral_exp.core.json_text import read_object
 from spectral_exp.core.regular_file import open_regular
@@ -81,11 +83,25 @@ def write_output(
     Raises:
         UserError: the file cannot be written, or another file would be lost (see `refuse_loss`).
     """
+    with output_writer(path, option, force=force, is_default=is_default) as file:
+        file.write(content)
+
+
+@contextmanager
+def output_writer(
+    path: Path, option: str = "--output", *, force: bool = False, is_default: bool = False
+) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path` when the block ends without an exception.
+
+    Raises:
+        UserError: as for `write_output`.
+    """
     refuse_loss(path, option, force=force, is_default=is_default)
     with explain_os_error(f"write {path}", _remedy(option)):
         remove_abandoned_files(path)
-        write_atomic(path, content)
-    digest = hashlib.sha256(content).hexdigest()
+        with atomic_writer(path) as file:
+            yield file
+        digest = _sha256(path)
     _remember_output(Path(os.path.realpath(path.parent), path.name), digest)
 
 
@@ -110,13 +126,17 @@ def _is_own_output(path: Path) -> bool:
     if known is None or path.is_symlink():
         return False
     try:
-        with open_regular(path) as file:
-            digest = hashlib.sha256()
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+        return bool(_sha256(path) == known)
     except OSError:
         return False
-    return bool(digest.hexdigest() == known)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _remember_output(path: Path, sha256: str) -> None:

@@ -36,13 +36,17 @@ class Attempt(_AttemptBase, total=False):
 
 
 class Git(TypedDict, total=False):
-    """The state of the code's repository."""
+    """The state of the code's repository.
+
+    `diff_crc32` is the checksum of uncommitted changes that are not published.
+    """
 
     hash: Commit | None
     dirty: bool | None
     untracked: list[str]
     diff_truncated: bool
     diff_file: str | None
+    diff_crc32: Annotated[str, Matching("[0-9a-f]{8}", "8 hexadecimal digits")]
 
 
 class Dataset(TypedDict, total=False):
@@ -92,6 +96,18 @@ class Host(TypedDict, total=False):
     hostname: str
     platform: str
     cwd: str
+
+
+REPORTED_PACKAGES = (
+    "python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers",
+)  # fmt: skip
+"""The packages whose versions stand in papers and published records."""
+
+
+class Packed(TypedDict):
+    """What a published record holds of the original; see `runs.pack`."""
+
+    metrics: bool
 
 
 class _AncestorBase(TypedDict):
@@ -147,6 +163,7 @@ class ConfigRecord(TypedDict, total=False):
     parent: Parent
     units: dict[str, Annotated[str, _UNIT]]
     better: dict[str, Literal["lower", "higher"]]
+    packed: Packed
     crc32: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -69,3 +70,9 @@ def recorded_patch(paths: RunPaths, git: Mapping[str, Any]) -> bytes:
     with explain_os_error(f"read {paths.git_diff_file}"), suppress(FileNotFoundError):
         return read_regular(paths.git_diff_file, _MAX_PATCH_BYTES)
     return b""
+
+
+def recorded_patch_crc32(paths: RunPaths, git: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of the recorded patch, also of one that is not published, or ""."""
+    patch = recorded_patch(paths, git)
+    return f"{zlib.crc32(patch):08x}" if patch else str(git.get("diff_crc32") or "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.runs import index, load
+from spectral_exp.runs import index, metrics_summary
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
 from tests.conftest import python
@@ -34,7 +34,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return read_metrics(path)
 
-    monkeypatch.setattr(load, "read_metrics", noted)
+    monkeypatch.setattr(metrics_summary, "read_metrics", noted)
     return read
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.core.json_files import json_bytes, write_json_atomic
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.runs import index, load, marks
+from spectral_exp.runs import index, marks, metrics_summary
 from spectral_exp.runs.layout import NOTES_NAME
 from spectral_exp.runs.load import load_run
 from spectral_exp.runs.lock import RunLock
@@ -363,7 +363,7 @@ def test_a_change_is_seen_through_the_index_and_reads_no_metrics(
     path = make_run(tmp_path / "runs")
     rest(path)
     ResultsAggregator([tmp_path / "runs"])
-    monkeypatch.delattr(load, "read_metrics")
+    monkeypatch.delattr(metrics_summary, "read_metrics")
     changes: list[dict[str, Any]] = [{"add_tags": ["good"]}, {"pinned": True}, {"tags": []}]
     for change in changes:
         expected = update_marks(path, change)

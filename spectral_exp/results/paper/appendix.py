@@ -24,11 +24,11 @@ from spectral_exp.results.document.trace import RUN_TABLE
 from spectral_exp.results.group import Group
 from spectral_exp.results.paper.material import DASH, NOT_RECORDED, Material, last_step
 from spectral_exp.results.paper.passages import passage
+from spectral_exp.runs.record import REPORTED_PACKAGES
 from spectral_exp.runs.run import Run
 
 # Overrides of paths and names, which are no properties of the experiment.
 _PLACE = ("outputs", "experiment_id", "sweep", "resume", "backup_url", "mirrors", "alerts")
-_PACKAGES = ("python", "torch", "numpy", "hydra-core", "omegaconf", "matplotlib", "tokenizers")
 _WIDTH = 88
 
 _passage = partial(passage, "appendix")
@@ -48,7 +48,7 @@ def reproducibility(material: Material) -> tuple[Block, ...]:
     if chosen:
         blocks.append(Paragraph(chosen))
     packages: list[Text] = []
-    for name in _PACKAGES:
+    for name in REPORTED_PACKAGES:
         versions = material.fact(f"packages.{name}")
         if versions != NOT_RECORDED:
             packages.append(prose("{{name}} {{versions}}", name=name, versions=versions))

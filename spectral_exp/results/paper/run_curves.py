@@ -23,8 +23,9 @@ _VALIDATION = "val_loss"
 
 
 def run_curves(run: Run) -> Figure | None:
-    """Return the metrics of `shown_metrics` over the steps, or None if the run logged none."""
-    series = {name: drawable(run.series(name)) for name in shown_metrics(run)}
+    """Return the metrics of `shown_metrics` over the steps, or None if no series is known."""
+    logged = {name: run.series(name) for name in shown_metrics(run)}
+    series = {name: drawable(one) for name, one in logged.items() if one.steps.size}
     if not series:
         return None
     names = [name for name in series if name != _VALIDATION or "loss" not in series]
