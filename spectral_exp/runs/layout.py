@@ -106,6 +106,7 @@ class RunPaths:
     certificate_file = _Inside(CERTIFICATE_NAME)
     run_log = _Inside(RUN_LOG_NAME)
     metrics_file = _Inside(METRICS_NAME, "logs")
+    metrics_summary_file = _Inside(METRICS_SUMMARY_NAME, "logs")
     cut_metrics_file = _Inside(CUT_METRICS_NAME, "logs")
     training_log = _Inside(TRAINING_LOG_NAME, "logs")
     spectra_file = _Inside(SPECTRA_NAME, "logs")
