@@ -84,8 +84,13 @@ def remember_facts(path: Path, stamp: str, facts: Facts, index: Path) -> None:
 
 
 def _remember(index: Path, runs: Sequence[tuple[Path, str, Facts]], began_ns: int) -> None:
-    """Add facts that were read since `began_ns`."""
-    old = [run for run in runs if _is_old(run[1], began_ns)]
+    """Add facts that were read since `began_ns`.
+
+    Runs that cannot be used are read again at every call: the reason may pass, such as too little
+    memory, or lie in the version of this package.
+    """
+    usable = [run for run in runs if "unusable" not in run[2]]
+    old = [run for run in usable if _is_old(run[1], began_ns)]
     stable = [run for run in old if files_stamp(run[0]) == run[1]]
     _write(index, {str(path.resolve()): (stamp, facts) for path, stamp, facts in stable})
 

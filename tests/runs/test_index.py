@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spectral_exp.results.aggregate import ResultsAggregator
-from spectral_exp.runs import index, metrics_summary
+from spectral_exp.runs import index, load, metrics_summary
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metrics_file import read_metrics
 from tests.conftest import python
@@ -130,6 +130,18 @@ def test_other_code_does_not_believe_its_entries(
     monkeypatch.setattr(index, "_FORMAT", 0)
     values(tmp_path / "runs")
     assert len(reads) == 2
+
+
+def test_a_failure_of_reading_is_not_remembered(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(monkeypatch)
+    run = make_run(tmp_path / "runs", val_bpb=2.5)
+    with monkeypatch.context() as patch:
+        patch.delattr(load, "summarize_metrics")  # stands for a fault of this package
+        (facts,) = index.facts_of([run], index.index_file())
+    assert facts["unusable"].startswith("reading it failed: NameError")
+    assert list(values(tmp_path / "runs").values()) == [2.5]
 
 
 @pytest.mark.parametrize("damage", ["garbage", "torn", "flipped", "empty", "other table"])
