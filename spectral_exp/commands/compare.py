@@ -37,7 +37,7 @@ from spectral_exp.results.comparison import (
 )
 from spectral_exp.results.evaluated import evaluation_metrics
 from spectral_exp.results.group import Group
-from spectral_exp.results.names import Names, split_names, value_text
+from spectral_exp.results.names import ABSENT, Names, split_names, value_text
 from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.differences import run_differences
 from spectral_exp.runs.evaluations import SCORES
@@ -313,9 +313,10 @@ def _sort(
             raise UserError(f"--sort={name} is no metric, and {error}") from error
         values = [names.value(runs_of(item)[0], setting) for item in items]
     keyed = list(zip(values, items, strict=True))
-    known = [pair for pair in keyed if pair[0] is not None]
+    missing = (None, ABSENT)
+    known = [pair for pair in keyed if pair[0] not in missing]
     known.sort(key=lambda pair: _comparable(pair[0]), reverse=reverse)
-    return [item for _, item in known] + [item for value, item in keyed if value is None]
+    return [item for _, item in known] + [item for value, item in keyed if value in missing]
 
 
 def _mean(runs: Sequence[Run], metric: str, at: str) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.names import Names, value_text
+from spectral_exp.results.names import ABSENT, Names, value_text
 from spectral_exp.runs.run import Run
 
 MAX_ITEMS = 50
@@ -34,7 +34,8 @@ def complete(text: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
     except UserError:
         return []
     *earlier, typed = values.split(",")
-    found = Counter(value_text(names.value(run, resolved)) for run in runs)
+    known = (value for run in runs if (value := names.value(run, resolved)) is not ABSENT)
+    found = Counter(map(value_text, known))
     before = f"{name}{sign}" + "".join(f"{value}," for value in earlier)
     matching = [value for value in found if typed.strip().lower() in value.lower()]
     matching.sort(key=lambda value: (-found[value], value))

@@ -120,7 +120,7 @@ def _settings(run: Run) -> list[dict[str, Any]]:
             "default": changed.get(name),
             "group": name.partition(".")[0] if "." in name else "",
         }
-        for name, value in run.settings.items()
+        for name, value in run.all_settings.items()
     ]
 
 

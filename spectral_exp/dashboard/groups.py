@@ -23,7 +23,7 @@ from spectral_exp.results.compared import Comparison, Difference, GroupSummary, 
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.finding import SAME, merge_findings
 from spectral_exp.results.group import Group
-from spectral_exp.results.names import Names, value_text
+from spectral_exp.results.names import ABSENT, Names, value_text
 from spectral_exp.results.number_texts import (
     NOTHING,
     decimals,
@@ -241,7 +241,7 @@ def _setting_columns(answer: Answer) -> list[str]:
     names = dict.fromkeys(name for group in answer.groups for name in group.key)
     columns = []
     for name in names:
-        values = {value_text(group.key.get(name)) for group in answer.groups}
+        values = {value_text(group.key.get(name, ABSENT)) for group in answer.groups}
         if name != "name" and len(values) > 1:
             columns.append(name)
     return columns
@@ -283,7 +283,7 @@ class _Texts:
             "seeds": [run.seed for run in group.runs],
             "n": len(group.runs),
             "n_used": len(counted),
-            "settings": {name: value_text(group.key.get(name)) for name in columns},
+            "settings": {name: value_text(group.key.get(name, ABSENT)) for name in columns},
             "value": self._value(summary, view),
             "best": self._best(group.runs, view),
             "difference": difference and self._difference(difference, view),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spectral_exp.core.wording import format_count, noun
 from spectral_exp.results.conditions import Condition
 from spectral_exp.results.differing import differing_names
 from spectral_exp.results.group import Group, group_by
-from spectral_exp.results.names import Names, sort_key, value_text
+from spectral_exp.results.names import ABSENT, Names, sort_key, value_text
 from spectral_exp.runs import index as run_index
 from spectral_exp.runs.find import find_runs
 from spectral_exp.runs.load import run_of
@@ -157,6 +158,7 @@ def _experiments(runs: Sequence[Run]) -> list[Group]:
     """Return groups of one name and configuration, in the order of their names."""
     members = group_by(runs, _experiment)
     by_name = group_by(members, lambda key: key[0])
+    has_one_name = len(by_name) == 1
     differing = differing_names(runs)
     names = Names(runs)
     groups = []
@@ -164,7 +166,12 @@ def _experiments(runs: Sequence[Run]) -> list[Group]:
         # If several configurations have one name, the settings that differ join the label.
         differing_here = differing_names([members[key][0] for key in keys]) if len(keys) > 1 else []
         keys = sorted(keys, key=lambda key: _sort_key(members[key][0], differing_here, names))
-        labels = [_label(name, differing_here, members[key][0], names) for key in keys]
+        # A name that all groups share, as those of a sweep do, distinguishes none of them.
+        first = [] if has_one_name and len(keys) > 1 else [name]
+        labels = [
+            " ".join([*first, *_setting_labels(members[key][0], differing_here, names)]) or name
+            for key in keys
+        ]
         for key, label in zip(keys, labels, strict=True):
             unique = label if labels.count(label) == 1 else f"{label} {key[1] or key[2]}"
             settings = {
@@ -180,16 +187,14 @@ def _experiment(run: Run) -> tuple[str, str, str]:
     return (run.name, run.config_hash, "" if run.settings else run.run_id)
 
 
-def _label(name: str, differing_here: Sequence[str], run: Run, names: Names) -> str:
-    return " ".join(
-        [
-            name,
-            *(
-                f"{names.short(other)}={value_text(names.value(run, other))}"
-                for other in differing_here
-            ),
-        ]
-    )
+def _setting_labels(run: Run, settings: Sequence[str], names: Names) -> list[str]:
+    """Return the settings that a run has with their values."""
+    values = {name: names.value(run, name) for name in settings}
+    return [
+        f"{names.short(name)}={value_text(value)}"
+        for name, value in values.items()
+        if value is not ABSENT
+    ]
 
 
 def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
@@ -200,24 +205,30 @@ def _coarse_groups(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
         runs, lambda run: tuple(value_text(names.value(run, name)) for name in resolved)
     )
     groups = []
-    for values, members_of in sorted(
-        members.items(), key=lambda item: _sort_key(item[1][0], resolved, names)
+    for members_of in sorted(
+        members.values(), key=lambda runs: _sort_key(runs[0], resolved, names)
     ):
         strata = list(group_by(members_of, _experiment))
-        labels = (
-            value if name in names.speaking else f"{names.short(name)}={value}"
-            for name, value in zip(resolved, values, strict=True)
-        )
         key = {name: names.value(members_of[0], name) for name in resolved}
         groups.append(
             Group(
-                " / ".join(labels),
+                _coarse_label(key, names),
                 key,
                 members_of,
                 [strata.index(_experiment(run)) for run in members_of],
             )
         )
     return groups
+
+
+def _coarse_label(key: Mapping[str, Any], names: Names) -> str:
+    """Return the values of settings, without those that the runs do not have."""
+    labels = [
+        value_text(value) if name in names.speaking else f"{names.short(name)}={value_text(value)}"
+        for name, value in key.items()
+        if value is not ABSENT or name in names.speaking
+    ]
+    return " / ".join(labels or [f"no {names.short(name)}" for name in key])
 
 
 def _sort_key(run: Run, resolved: Sequence[str], names: Names) -> list[tuple[int, float, str]]:

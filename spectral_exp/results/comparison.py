@@ -270,7 +270,8 @@ def _fairness(
             if (doubt := checks.too_good(run))
         ]
         warnings = [*merge_findings(doubts), *warnings]
-    settings = other_differences(a.settings, b.settings, differing_parts(a.runs, b.runs))
+    parts, defaults = differing_parts(a.runs, b.runs), (a.runs[0].defaults, b.runs[0].defaults)
+    settings = other_differences(a.settings, b.settings, parts, defaults)
     if settings:
         more = len(settings) - _MAX_SHOWN
         shown = "; ".join(settings[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")

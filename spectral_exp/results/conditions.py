@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.results.names import Names, value_text
+from spectral_exp.results.names import ABSENT, Names, value_text
 from spectral_exp.runs.marks import Marks, plain_tag
 from spectral_exp.runs.run import Run
 
@@ -70,6 +70,7 @@ class Condition:
             texts = _mark_texts(run.marks, self.name)
             return any(_has_mark(texts, wanted) for wanted in self.values) == (self.sign == "=")
         value = self.names.value(run, self.name)
+        value = None if value is ABSENT else value
         if self.sign in ("=", "!="):
             return any(is_equal(value, wanted) for wanted in self.values) == (self.sign == "=")
         if value is None:

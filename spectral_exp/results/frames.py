@@ -204,7 +204,7 @@ def _metric_names(run: Run) -> list[str]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return {f"settings.{name}": value for name, value in run.settings.items()}
+    return {f"settings.{name}": value for name, value in run.all_settings.items()}
 
 
 def _final_values(run: Run) -> dict[str, float | None]:

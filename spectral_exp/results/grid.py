@@ -168,5 +168,5 @@ def _repeats(
 
 def _words(run: Run, owner: str, *, is_component: bool) -> str:
     if is_component:
-        return component_name(run.settings, owner) or _ABSENT
-    return value_text(run.settings[owner]) if owner in run.settings else _ABSENT
+        return component_name(run.all_settings, owner) or _ABSENT
+    return value_text(run.all_settings[owner]) if owner in run.all_settings else _ABSENT

@@ -8,12 +8,24 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.results.number_texts import NOTHING
 from spectral_exp.runs.parts import PARTS, component_name
 from spectral_exp.runs.run import Run
 
 IDENTITY = ("name", "seed", "status")
 
 _TARGET = "._target_"
+
+
+class _Absent:
+    """The type of `ABSENT`."""
+
+    def __repr__(self) -> str:
+        return NOTHING
+
+
+ABSENT = _Absent()
+"""The value of a setting that a run does not have; null is another one."""
 
 
 class Names:
@@ -29,7 +41,7 @@ class Names:
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._settings = sorted({name for run in runs for name in run.settings})
+        self._settings = sorted({n for run in runs for n in (*run.settings, *run.defaults)})
         self._sections = {
             name.removesuffix(_TARGET) for name in self._settings if name.endswith(_TARGET)
         }
@@ -68,7 +80,7 @@ class Names:
         return sorted(names, key=lambda name: (name.count("."), name))
 
     def value(self, run: Run, name: str) -> Any:
-        """Return a run's value of a full name, or None if it has none."""
+        """Return a run's value of a full name, or `ABSENT` if it has none."""
         if name in ("name", "seed", "status", "config_hash"):
             return getattr(run, name)
         if name in run.parts:
@@ -79,10 +91,12 @@ class Names:
             parts = [
                 run.parts[part] for part in ("embedding", "attention", "mlp") if part in run.parts
             ]
-            return "+".join(parts) or component_name(run.settings, "model")
+            return "+".join(parts) or component_name(run.settings, "model") or ABSENT
         if name == "match":
-            return match_of(run)
-        return component_name(run.settings, name)
+            return match_of(run) or ABSENT
+        if name in run.defaults:
+            return run.defaults[name]
+        return component_name(run.all_settings, name) or ABSENT
 
     def short(self, name: str) -> str:
         """Return the shortest name of a setting."""
@@ -106,14 +120,16 @@ def match_of(run: Run) -> str | None:
 
 
 def value_text(value: Any) -> str:
-    """Return a value as it is written on the command line, safe to print."""
+    """Return a value as it is written on the command line, safe to print; `ABSENT` is a dash."""
     return printable(_format_value(value))
 
 
 def sort_key(value: Any) -> tuple[int, float, str]:
-    """Return a key that sorts numbers by size, then texts, then missing values."""
+    """Return a key that sorts numbers by size, then texts, then null, then missing values."""
     if isinstance(value, int | float):
         return 0, float(value), ""
+    if value is ABSENT:
+        return 3, 0.0, ""
     return (2, 0.0, "") if value is None else (1, 0.0, value_text(value))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from spectral_exp.results.group import Group
 from spectral_exp.runs.overrides import is_among, matters_for_steps
@@ -82,11 +83,18 @@ def training_settings(runs: Sequence[Run]) -> dict[str, str]:
         for name, value in run.settings.items():
             if _in_setup(name) and name not in _MATCHED:
                 found.setdefault(name, {})[str(value)] = None
+    for run in runs:
+        for name, value in run.defaults.items():
+            if name in found:
+                found[name][str(value)] = None
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
 def other_differences(
-    a: Mapping[str, str], b: Mapping[str, str], parts: Sequence[str]
+    a: Mapping[str, str],
+    b: Mapping[str, str],
+    parts: Sequence[str],
+    defaults: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
 ) -> list[str]:
     """Return differing settings beside the parts, as `optimizer.weight_decay 0.1 against 0.01`.
 
@@ -95,6 +103,7 @@ def other_differences(
     Args:
         a, b: the `training_settings` of each group.
         parts: the parts in which they differ, from `differing_parts`.
+        defaults: the `Run.defaults` of each group.
     """
     own = tuple(SECTIONS[part] for part in parts)
     found = []
@@ -102,7 +111,11 @@ def other_differences(
         one, other = a.get(name), b.get(name)
         of_part = is_among(name, own) and (one is None or other is None or name.endswith(_CHOICES))
         if not of_part:
-            found.append(f"{name} {one or 'absent'} against {other or 'absent'}")
+            words = (
+                text or str(known.get(name, "absent"))
+                for text, known in zip((one, other), defaults, strict=True)
+            )
+            found.append(f"{name} {' against '.join(words)}")
     return found
 
 

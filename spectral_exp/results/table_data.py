@@ -14,6 +14,7 @@ from spectral_exp.core.json_value import jsonable
 from spectral_exp.results.attribution import Attribution
 from spectral_exp.results.attribution_tables import attribution_rows, attribution_values
 from spectral_exp.results.compared import Comparison, Difference, Equivalence, GroupSummary
+from spectral_exp.results.names import ABSENT
 from spectral_exp.results.table_formats import MAX_NOTE
 from spectral_exp.runs.run import Run
 
@@ -92,7 +93,7 @@ def _group_values(summary: GroupSummary) -> dict[str, Any]:
     interval = summary.interval
     return {
         "label": summary.group.label,
-        "key": dict(summary.group.key),
+        "key": {name: v for name, v in summary.group.key.items() if v is not ABSENT},
         "runs": [
             {"run_id": run.run_id, "path": str(run.path), "seed": run.seed}
             for run in summary.group.runs

@@ -35,7 +35,7 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 def run_differences(one: Run, other: Run) -> dict[str, list[str]]:
     """Return a line for each difference before training, by section."""
     settings = (
-        {name: value for name, value in run.settings.items() if not is_among(name, PLACE)}
+        {name: value for name, value in run.all_settings.items() if not is_among(name, PLACE)}
         for run in (one, other)
     )
     data, model = (

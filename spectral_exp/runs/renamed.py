@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from spectral_exp.runs.overrides import flatten
+
 RENAMED: dict[str, str] = json.loads(
     (resources.files(__package__) / "renamed.json").read_text(encoding="utf-8")
 )
@@ -61,6 +63,27 @@ def update_names(config: Mapping[str, Any]) -> dict[str, Any]:
     of all versions are equal.
     """
     return _update(config, _RUN_DEFAULTS)
+
+
+def left_out_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that `update_names` leaves out of a run's, with their defaults.
+
+    Args:
+        settings: dotted name -> value.
+    """
+    found = dict(_RUN_DEFAULTS) if "training._target_" in settings else {}
+    for name, part in settings.items():
+        if not name.endswith("._target_"):
+            continue
+        section = name.removesuffix("._target_")
+        direction = settings.get(f"{section}.direction", "adam")
+        for key, default in _defaults_of({"_target_": part, "direction": direction}).items():
+            found |= flatten(default, f"{section}.{key}")
+    return {
+        name: default
+        for name, default in found.items()
+        if name not in settings and name.removesuffix("._partial_") + "._target_" not in settings
+    }
 
 
 def _update(node: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

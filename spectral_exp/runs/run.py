@@ -27,6 +27,7 @@ from spectral_exp.runs.metric_names import (
 )
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.planned import TRAINING_PASSES, planned_steps
+from spectral_exp.runs.renamed import left_out_defaults
 
 _MIN_SPEEDS = 8  # fewest logged speeds for a quantile
 
@@ -90,7 +91,8 @@ class Run:
         status: completed, stopped_early, pruned (ended by a search), interrupted, not_saved (the
             last state was lost), failed, diverged, running (locked by a live process), or
             unfinished (no results).
-        settings: dotted name -> value of every resolved setting.
+        settings: dotted name -> value of every resolved setting, without those that older records
+            lack if they have their defaults.
         parts: part (embedding, attention, mlp, optimizer, loss or size) -> name in the ablation
             grid, if known.
         record: the rest of `config.json`: dataset, model, hardware, git, packages, attempts,
@@ -125,6 +127,16 @@ class Run:
     known_last_step: int | None = field(default=None, repr=False, compare=False)
     known_speeds: Sequence[float] | None = field(default=None, repr=False, compare=False)
     read_series: Callable[[str], Series] | None = field(default=None, repr=False, compare=False)
+
+    @functools.cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings that `settings` leaves out because they have their defaults, by name."""
+        return left_out_defaults(self.settings)
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """`settings` and `defaults`."""
+        return {**self.settings, **self.defaults}
 
     @property
     def finished(self) -> bool:

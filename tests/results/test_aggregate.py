@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectral_exp.core.errors import UserError
+from spectral_exp.dashboard.completion import complete
+from spectral_exp.dashboard.details import run_details
+from spectral_exp.dashboard.groups import compute, groups_answer
+from spectral_exp.dashboard.query import View
 from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.attribution import attribute
+from spectral_exp.results.comparison import compare
+from spectral_exp.results.frames import LoadedRuns
 from spectral_exp.results.group import Group
+from spectral_exp.results.names import ABSENT
+from spectral_exp.results.tables import render_comparisons
+from spectral_exp.runs.differences import run_differences
+from spectral_exp.runs.run import Run
 from tests.results.made_runs import make_run
 
 WAVE_MATCH = {
@@ -199,3 +211,113 @@ def test_runs_of_unknown_settings_are_each_their_own(tmp_path: Path) -> None:
 def test_nothing_found(tmp_path: Path) -> None:
     runs = found(tmp_path)
     assert (runs.runs, runs.left_out, runs.groups(), runs.differing()) == ([], [], [], [])
+
+
+# --- settings that records leave out --------------------------------------------------------------
+
+RGD = {
+    "optimizer._target_": "spectral_exp.optim.build_rgd",
+    "model.norm._target_": "spectral_exp.models.RMSNorm",
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> ResultsAggregator:
+    """Runs of one name that differ in a switch, a normalisation and an optimizer."""
+    folder = tmp_path_factory.mktemp("sweep")
+    made: list[dict[str, Any]] = [
+        {},
+        {"model.embedding_norm": True},
+        RGD,
+        {**RGD, "optimizer.direction": "muon"},
+    ]
+    for settings in made:
+        make_run(folder, "classic", 1, settings=settings)
+    return found(folder)
+
+
+def test_defaults_are_values_in_labels_and_settings_that_a_run_lacks_are_left_out(
+    sweep: ResultsAggregator,
+) -> None:
+    groups = sweep.groups()
+    assert [group.label for group in groups] == [
+        "optimizer=adamw embedding_norm=false model.norm=layernorm",
+        "optimizer=adamw embedding_norm=true model.norm=layernorm",
+        "optimizer=rgd embedding_norm=false model.norm=rmsnorm direction=adam",
+        "optimizer=rgd embedding_norm=false model.norm=rmsnorm direction=muon",
+    ]
+    assert groups[0].key["optimizer.direction"] is ABSENT
+    assert groups[2].key["optimizer.direction"] == "adam"
+    values = [run["settings.model.qk_norm"] for run in map(_frame_row, sweep.runs)]
+    assert values == [False] * 4
+
+
+def _frame_row(run: Run) -> dict[str, Any]:
+    return {name: values[0] for name, (_, values) in LoadedRuns([run])._run_columns().items()}
+
+
+@pytest.mark.parametrize(
+    ("by", "labels"),
+    [
+        (["optimizer.direction"], {"direction=adam": 1, "direction=muon": 1, "no direction": 2}),
+        (
+            ["optimizer", "direction"],
+            {"adamw": 2, "rgd / direction=adam": 1, "rgd / direction=muon": 1},
+        ),
+        (["qk_norm", "model.norm"], {"qk_norm=false / layernorm": 2, "qk_norm=false / rmsnorm": 2}),
+    ],
+)
+def test_groups_by_settings_that_records_leave_out(
+    sweep: ResultsAggregator, by: list[str], labels: dict[str, int]
+) -> None:
+    assert {group.label: len(group.runs) for group in sweep.groups(by)} == labels
+
+
+@pytest.mark.parametrize(
+    ("condition", "count"),
+    [
+        ("embedding_norm=false", 3),
+        ("embedding_norm=true", 1),
+        ("qk_norm=false", 4),
+        ("direction=adam", 1),
+        ("direction!=adam", 3),
+        ("direction=none", 2),
+        ("model.norm=layernorm", 2),
+    ],
+)
+def test_conditions_on_settings_that_records_leave_out(
+    sweep: ResultsAggregator, condition: str, count: int
+) -> None:
+    assert len(sweep.where([condition]).runs) == count
+
+
+def test_every_reader_shows_the_default(sweep: ResultsAggregator) -> None:
+    comparison = compare(sweep.groups(), "val_bpb", baseline=sweep.groups()[2].label)
+    switched = next(one for one in comparison.differences if "=true" in one.b.group.label)
+    shown = [str(one) for one in switched.warnings if one.kind == "settings"]
+    assert "model.embedding_norm False against True" in shown[0]
+    assert "model.norm._target_ spectral_exp.models.RMSNorm against" in shown[0]
+    assert [
+        (part.name, part.before, part.after)
+        for part in attribute(comparison, switched.b.group.label).grid.parts
+    ] == [
+        ("optimizer", "rgd", "adamw"),
+        ("model.embedding_norm", "false", "true"),
+        ("model.norm", "rmsnorm", "layernorm"),
+    ]
+    one, other = sweep.runs[0], sweep.runs[1]
+    assert run_differences(one, other)["settings"] == ["model.embedding_norm: False -> True"]
+    groups = json.loads(render_comparisons([comparison], "json"))["comparisons"][0]["groups"]
+    directions = [group["key"].get("optimizer.direction", "no entry") for group in groups]
+    assert directions == ["no entry", "no entry", "adam", "muon"]
+
+
+def test_the_dashboard_shows_the_default(sweep: ResultsAggregator) -> None:
+    rows = groups_answer(compute(0, sweep, View()), [])["rows"]
+    directions = sorted(row["settings"]["optimizer.direction"] for row in rows)
+    assert directions == ["-", "-", "adam", "muon"]
+    settings = run_details(sweep.runs[0], {})["settings"]
+    shown = {item["name"]: item["value"] for item in settings}
+    assert shown["model.embedding_norm"] == "false"
+    completed = [item["text"] for item in complete("direction=", sweep.runs)]
+    assert completed == ["direction=adam", "direction=muon"]

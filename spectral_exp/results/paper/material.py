@@ -252,7 +252,7 @@ class Material:
     def setting(self, name: str, runs: Sequence[Run] | None = None) -> Text:
         """Return a setting's value, all values if runs differ, or `NOT_RECORDED`."""
         chosen = self.runs if runs is None else runs
-        return shared_value(chosen, name, lambda run: run.settings.get(name))
+        return shared_value(chosen, name, lambda run: run.all_settings.get(name))
 
     def fact(self, path: str, runs: Sequence[Run] | None = None) -> Text:
         """Return the value or values of an entry of `config.json`, by its dotted path."""

@@ -186,7 +186,7 @@ def _settings(material: Material, template: str, runs: Sequence[Run]) -> dict[st
     found = {}
     for key in placeholders(template):
         names = key.split(" or ")
-        known = [name for name in names if any(name in run.settings for run in runs)]
+        known = [name for name in names if any(name in run.all_settings for run in runs)]
         if "." in key:
             found[key] = material.setting((known or names)[0], runs)
     return found

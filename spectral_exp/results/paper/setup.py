@@ -306,7 +306,7 @@ def _settings_rows(material: Material) -> list[tuple[Text, ...]]:
     return [
         ((words,), (Code(name),), _by_value(material, name))
         for name, words in names.items()
-        if any(name in run.settings for run in material.runs)
+        if any(name in run.all_settings for run in material.runs)
     ]
 
 
@@ -339,12 +339,12 @@ def _recipe(material: Material) -> Text:
 
 def _by_value(material: Material, name: str) -> Text:
     """Return the value of a setting, or each value with the groups that have it."""
-    with_setting = [run for run in material.runs if name in run.settings]
-    by_value = group_by(with_setting, lambda run: json.dumps(run.settings[name], default=str))
+    with_setting = [run for run in material.runs if name in run.all_settings]
+    by_value = group_by(with_setting, lambda run: json.dumps(run.all_settings[name], default=str))
     result: list[Inline] = []
     for runs in by_value.values():
         result += ["; "] if result else []
-        is_null = runs[0].settings[name] is None
+        is_null = runs[0].all_settings[name] is None
         result += [Code("null")] if is_null else material.setting(name, runs)
         result += [" (", *material.labels(runs), ")"] if len(by_value) > 1 else []
     return tuple(result)
