@@ -167,6 +167,21 @@ class StopRequest:
                 os.write(2, f"\n{message}\n".encode())
 
 
+def end_at_ctrl_c() -> None:
+    """Let Ctrl-C end this process with one line, and not with a traceback.
+
+    This is for the imports of a program, which take a second. A `StopRequest` takes over.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_process)
+
+
+def _end_process(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nstopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
     """Block the signals that ask a process to stop.

@@ -64,6 +64,7 @@ class Rendezvous:
         timeout_s: longest wait for the store, and for what others compute.
 
     Raises:
+        UserError: the host of the store has no address here.
         RunError: the store cannot be reached in time.
     """
 
@@ -71,6 +72,7 @@ class Rendezvous:
         self.world = world
         self.timeout_s = timeout_s
         self._serves = world.is_main and not address.is_served
+        _refuse_unknown_host(address.host)
         try:
             store = TCPStore(
                 address.host,
@@ -120,9 +122,35 @@ class Rendezvous:
         """Wait for a key for as long as no process fails."""
         self._wait_for([key], "", None)
 
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until `condition` is true, and return whether that came in time.
+
+        Raises:
+            RunError, UserError, Interrupted: another process has failed.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                if condition():
+                    return True
+                reports = self._reports()
+            except RuntimeError as error:
+                raise RunError(f"rank 0 or its launcher has ended ({first_line(error)})") from error
+            known = [report for report in reports if report.kind != "peer"] or reports
+            if known:
+                raise known[0].error()
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+
+    def member(self, rank: int) -> dict[str, Any]:
+        """Return `host` and `pid` of a process."""
+        found: dict[str, Any] = self.get(f"member/{rank}")
+        return found
+
     def members(self) -> list[dict[str, Any]]:
         """Return `host` and `pid` of every process."""
-        return [self.get(f"member/{rank}") for rank in range(self.world.size)]
+        return [self.member(rank) for rank in range(self.world.size)]
 
     # --- failures --------------------------------------------------------------------------------
 
@@ -191,25 +219,14 @@ class Rendezvous:
         return [Report(**json.loads(self.store.get(key))) for key in keys]
 
     def _wait_for(self, keys: Sequence[str], action: str, timeout_s: float | None) -> None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            try:
-                if self.store.check(list(keys)):
-                    return
-                reports = self._reports()
-            except RuntimeError as error:
-                raise RunError(f"rank 0 or its launcher has ended ({first_line(error)})") from error
-            known = [report for report in reports if report.kind != "peer"] or reports
-            if known:
-                raise known[0].error()
-            if deadline is not None and time.monotonic() > deadline:
-                late = [key for key in keys if not self.store.check([key])]
-                names = ", ".join(key.rpartition("/")[2] for key in late)
-                raise RunError(
-                    f"not all processes were ready within {timeout_s:g} s "
-                    f"(distributed.init_timeout_s): cannot {action}, {names} is missing"
-                )
-            time.sleep(_POLL_S)
+        if self.wait_until(lambda: bool(self.store.check(list(keys))), timeout_s):
+            return
+        late = [key for key in keys if not self.store.check([key])]
+        names = ", ".join(key.rpartition("/")[2] for key in late)
+        raise RunError(
+            f"not all processes were ready within {timeout_s:g} s "
+            f"(distributed.init_timeout_s): cannot {action}, {names} is missing"
+        )
 
     def _describe_silence(self, silent: Sequence[int], error: BaseException) -> str:
         """Return a message about processes that have not reported why they ended."""
@@ -237,6 +254,18 @@ class Rendezvous:
         if status == psutil.STATUS_ZOMBIE:
             return f"({place}, which was killed)"
         return f"({place}, which is stopped)" if status == psutil.STATUS_STOPPED else "running"
+
+
+def _refuse_unknown_host(host: str) -> None:
+    """Raise a UserError if `host` has no address; a store would try again until its timeout."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UserError(
+            f"MASTER_ADDR={host} has no address on {socket.gethostname()} ({error.strerror}); name "
+            "the host of rank 0 so that every host finds it, with torchrun by "
+            "--local-addr=ADDRESS there"
+        ) from error
 
 
 def publish(store: Store, report: Report) -> None:
