@@ -99,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)
+            elif stop.has_raised and not is_launched:
+                print_error(f"stopped by {signal.Signals(error.signal_number).name}")
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT

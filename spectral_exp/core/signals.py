@@ -48,6 +48,7 @@ class StopRequest:
 
     Attributes:
         signal_number: the first signal received, or None.
+        has_raised: whether that signal raised `Interrupted` here at once, without a message.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class StopRequest:
         is_worker: bool = False,
     ) -> None:
         self.signal_number: int | None = None
+        self.has_raised = False
         self._numbers = {
             signal.SIGINT,
             *(getattr(signal, name) for name in names if hasattr(signal, name)),
@@ -150,6 +152,7 @@ class StopRequest:
                 f"{name}: waiting for the other processes to save; once more to stop at once"
             )
         elif self._immediate:
+            self.has_raised = True
             raise Interrupted(number)
         elif not self._is_worker:
             self._print(f"{name}: finishing this step, then saving; once more to stop at once")

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import RunError
+from spectral_exp.distributed.interfaces import choose_interface
 from spectral_exp.distributed.ranks import Parts, Ranks
 from spectral_exp.distributed.rendezvous import Rendezvous, describe_members
 from spectral_exp.distributed.settings import DistributedSettings
@@ -64,6 +65,7 @@ class GroupRanks(Ranks):
         rendezvous, world = self._rendezvous, self.world
         rendezvous.put(f"device/{world.rank}", str(self._device))
         rendezvous.meet("ready", self._settings.init_timeout_s)
+        choose_interface(rendezvous)
         devices = [rendezvous.get(f"device/{rank}") for rank in range(world.size)]
         members = rendezvous.members()
         places = {(m["host"], device) for m, device in zip(members, devices, strict=True)}

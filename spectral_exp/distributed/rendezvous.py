@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +27,9 @@ from spectral_exp.distributed.world import Address, World
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_PATIENCE_S = 30.0  # before a message that names the processes which have not come
 _REPORTS_S = 2.0  # for the reports of other processes after a collective operation has failed
+_ANSWER_S = 5.0  # for the store
 _LEAVE_S = 5.0
 _PREFIX = "spectral_exp"
 _FAILURES = "failures"
@@ -69,8 +73,9 @@ class Rendezvous:
     """
 
     def __init__(self, world: World, address: Address, timeout_s: float) -> None:
-        self.world = world
+        self.world, self.address = world, address
         self.timeout_s = timeout_s
+        self._is_cut_off = False
         self._serves = world.is_main and not address.is_served
         _refuse_unknown_host(address.host)
         try:
@@ -116,7 +121,16 @@ class Rendezvous:
         """Wait until all processes have called this with `name`, by default without limit."""
         self.put(f"{name}/{self.world.rank}", True)
         keys = [f"{name}/{rank}" for rank in range(self.world.size)]
-        self._wait_for(keys, f"reach '{name}'", timeout_s)
+        waited_s = 0.0
+        if timeout_s is not None and timeout_s > _PATIENCE_S:
+            if self.wait_until(lambda: bool(self.store.check(keys)), _PATIENCE_S):
+                return
+            log.warning(
+                "waiting for %s, for up to %g s (distributed.init_timeout_s)",
+                self._missing(keys), timeout_s,
+            )  # fmt: skip
+            waited_s = _PATIENCE_S
+        self._wait_for(keys, f"reach '{name}'", timeout_s, waited_s)
 
     def wait_without_limit(self, key: str) -> None:
         """Wait for a key for as long as no process fails."""
@@ -174,6 +188,21 @@ class Rendezvous:
 
     def cause(self, error: BaseException) -> BaseException:
         """Return the error to raise for a collective operation that another process made fail."""
+        found: list[BaseException] = []
+        search = threading.Thread(
+            target=lambda: found.append(self._find_cause(error)), name="cause", daemon=True
+        )
+        search.start()
+        search.join(_REPORTS_S + _ANSWER_S)
+        if found:
+            return found[0]
+        # A store waits without limit for a host that has vanished and closed no connection.
+        self._is_cut_off = True
+        return RunError(
+            f"{self.address.host}, the host of rank 0, does not answer ({first_line(error)})"
+        )
+
+    def _find_cause(self, error: BaseException) -> BaseException:
         if not self._has_reported:
             self._has_reported = True
             self._publish(Report(self.world.rank, "peer", first_line(error)))
@@ -195,6 +224,8 @@ class Rendezvous:
 
     def leave(self) -> None:
         """Let the other processes read the store before it ends with this process."""
+        if self._is_cut_off:
+            return
         try:
             self.put(f"gone/{self.world.rank}", True)
             if self._serves:
@@ -218,15 +249,20 @@ class Rendezvous:
         keys = [f"failed/{rank}" for rank in ranks if self.store.check([f"failed/{rank}"])]
         return [Report(**json.loads(self.store.get(key))) for key in keys]
 
-    def _wait_for(self, keys: Sequence[str], action: str, timeout_s: float | None) -> None:
-        if self.wait_until(lambda: bool(self.store.check(list(keys))), timeout_s):
+    def _wait_for(
+        self, keys: Sequence[str], action: str, timeout_s: float | None, waited_s: float = 0.0
+    ) -> None:
+        left_s = None if timeout_s is None else timeout_s - waited_s
+        if self.wait_until(lambda: bool(self.store.check(list(keys))), left_s):
             return
-        late = [key for key in keys if not self.store.check([key])]
-        names = ", ".join(key.rpartition("/")[2] for key in late)
         raise RunError(
             f"not all processes were ready within {timeout_s:g} s "
-            f"(distributed.init_timeout_s): cannot {action}, {names} is missing"
+            f"(distributed.init_timeout_s): cannot {action}, {self._missing(keys)} is missing"
         )
+
+    def _missing(self, keys: Sequence[str]) -> str:
+        names = [key.rpartition("/")[2] for key in keys if not self.store.check([key])]
+        return ", ".join(f"rank {name}" if name.isdigit() else name for name in names)
 
     def _describe_silence(self, silent: Sequence[int], error: BaseException) -> str:
         """Return a message about processes that have not reported why they ended."""
@@ -288,6 +324,10 @@ def describe_members(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a torch error without the position in its source."""
-    text = str(error).partition("\n")[0]
-    return text.partition("] ")[2] if text.startswith("[/") else text
+    """Return the first line of a torch error, from the position in its source on, if it has one.
+
+    Before that, torch names the layers through which the error went, and at its end gloo guesses at
+    the reason.
+    """
+    text = str(error).partition("\n")[0].partition(". This is typically caused by")[0]
+    return re.split(r"\[/\S*:\d+\] ", text)[-1]
