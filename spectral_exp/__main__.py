@@ -12,6 +12,7 @@ from spectral_exp import __version__
 from spectral_exp.config import completion
 from spectral_exp.core.console import exit_code
 from spectral_exp.core.errors import UserError, nearest
+from spectral_exp.core.signals import end_at_ctrl_c
 
 COMMANDS = {
     "train": ("spectral_exp.train", "train a model: compose the configuration, run, resume, sweep"),
@@ -57,6 +58,8 @@ pip install 'spectral-exp[completion]', then eval "$(register-python-argcomplete
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line `arguments` (default: `sys.argv`) and return the exit code."""
+    if arguments is None:
+        end_at_ctrl_c()
     words = sys.argv[1:] if arguments is None else arguments
     if "_ARGCOMPLETE" in os.environ:
         _complete()

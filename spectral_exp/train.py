@@ -11,6 +11,11 @@ torch is imported only when a run starts, so that `--help` and `--cfg job` are f
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports
+    from spectral_exp.core.signals import end_at_ctrl_c
+
+    end_at_ctrl_c()
+
 import functools
 import logging
 import os
@@ -94,6 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)
+            elif stop.has_raised and not is_launched:
+                print_error(f"stopped by {signal.Signals(error.signal_number).name}")
             code = error.exit_code
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
@@ -277,11 +284,12 @@ def _checked_fields(arguments: list[str], world: World) -> dict[str, Any]:
 
 def _run_member(command: CommandLine, rendezvous: Rendezvous) -> None:
     """Train as a process beyond the first, without Hydra's run directory."""
-    from spectral_exp.config.build import RUN_DIR_KEY, build_member
+    from spectral_exp.config.build import build_member
+    from spectral_exp.config.processes import find_shared_run
 
     config = command.compose()[0].config
     rendezvous.timeout_s = float(config["distributed"]["init_timeout_s"])
-    root = Path(rendezvous.get(RUN_DIR_KEY))
+    root = find_shared_run(rendezvous)
     with log_to(layout.RunPaths(root).rank_log(rendezvous.world.rank)):
         try:
             with build_member(config, rendezvous) as runner:

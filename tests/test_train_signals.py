@@ -25,7 +25,7 @@ from spectral_exp.core import json_files
 from spectral_exp.core.append_file import AppendFile
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.train import main
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, ROOT, TINY, train
 from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 from tests.test_train import assert_same_state
@@ -100,6 +100,46 @@ def test_every_signal_that_asks_to_stop_saves_first(name: str, tmp_path: Path) -
         process.send_signal(number)
         assert process.wait(60) == 128 + number
     assert_saved(tmp_path / "run")
+
+
+# Python runs this when a process starts.
+INTERRUPTS_IMPORT = """
+import os, signal, sys
+
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == os.environ.get("TEST_INTERRUPT_AT"):
+        os.environ["TEST_INTERRUPT_AT"] = ""
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        (["-m", "spectral_exp.train"], "hydra"),
+        (["-m", "spectral_exp", "train"], "hydra"),
+        (["-m", "spectral_exp", "compare"], "spectral_exp.results"),
+        (["-m", "spectral_exp.train"], "spectral_exp.config.build"),
+    ],
+    ids=["train", "program", "other", "check"],
+)
+def test_ctrl_c_before_anything_begins_ends_with_one_line(
+    program: list[str], module: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_IMPORT)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    variables = {"PYTHONPATH": paths, "TEST_INTERRUPT_AT": module}
+    done = subprocess.run(
+        [sys.executable, *program, "+experiment=wave"], cwd=tmp_path,
+        env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.split("\n") in (["", "stopped by SIGINT", ""], ["stopped by SIGINT", ""])
+    assert done.stdout == ""
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.slow

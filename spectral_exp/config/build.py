@@ -26,7 +26,7 @@ from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
 from spectral_exp.config.packages import find_packages, names_own_part
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
-from spectral_exp.config.processes import divide, make_ranks
+from spectral_exp.config.processes import divide, find_shared_run, make_ranks, share_run
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
 from spectral_exp.config.search import make_search_settings
@@ -81,8 +81,6 @@ from spectral_exp.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from spectral_exp.distributed.rendezvous import Rendezvous
 
-RUN_DIR_KEY = "run_dir"
-"""Where process 0 publishes its run directory, once it owns it."""
 _IS_NEW_KEY = "is_new"
 """Where process 0 publishes whether the run has no checkpoint yet, and so reads `init_from`."""
 
@@ -201,7 +199,7 @@ def build(
             raise UserError("\nerror: ".join(problems))
         is_new = not has_begun(paths.root)
         if rendezvous is not None:
-            rendezvous.put(RUN_DIR_KEY, str(paths.root.absolute()))
+            share_run(rendezvous, paths.root)
             rendezvous.put(_IS_NEW_KEY, is_new)
         world = SINGLE if rendezvous is None else rendezvous.world
         parts = _assemble_seeded(config, paths, world)
@@ -236,7 +234,7 @@ def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Run
         UserError: the configuration has a mistake on this machine.
     """
     config = update_names(config)
-    paths = RunPaths(rendezvous.get(RUN_DIR_KEY))
+    paths = RunPaths(find_shared_run(rendezvous))
     with torch.random.fork_rng():
         parts = _assemble_seeded(_without_components(config), paths, rendezvous.world)
         settings = replace(parts.settings, sample_tokens=0, profile_steps=0, restore_best=False)

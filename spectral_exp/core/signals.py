@@ -48,6 +48,7 @@ class StopRequest:
 
     Attributes:
         signal_number: the first signal received, or None.
+        has_raised: whether that signal raised `Interrupted` here at once, without a message.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class StopRequest:
         is_worker: bool = False,
     ) -> None:
         self.signal_number: int | None = None
+        self.has_raised = False
         self._numbers = {
             signal.SIGINT,
             *(getattr(signal, name) for name in names if hasattr(signal, name)),
@@ -150,6 +152,7 @@ class StopRequest:
                 f"{name}: waiting for the other processes to save; once more to stop at once"
             )
         elif self._immediate:
+            self.has_raised = True
             raise Interrupted(number)
         elif not self._is_worker:
             self._print(f"{name}: finishing this step, then saving; once more to stop at once")
@@ -165,6 +168,21 @@ class StopRequest:
         with contextlib.suppress(OSError, ValueError):
             if os.name != "posix" or select.select([], [2], [], 0)[1]:
                 os.write(2, f"\n{message}\n".encode())
+
+
+def end_at_ctrl_c() -> None:
+    """Let Ctrl-C end this process with one line, and not with a traceback.
+
+    This is for the imports of a program, which take a second. A `StopRequest` takes over.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_process)
+
+
+def _end_process(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"\nstopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spectral_exp.core.checksum import crc32
 from spectral_exp.core.errors import RunError
+from spectral_exp.distributed.interfaces import choose_interface
 from spectral_exp.distributed.ranks import Parts, Ranks
 from spectral_exp.distributed.rendezvous import Rendezvous, describe_members
 from spectral_exp.distributed.settings import DistributedSettings
@@ -56,6 +57,7 @@ class GroupRanks(Ranks):
         self._main_waits = False
         self._last_bucket_s = 0.0
         self._exchanged_use = [0.0, 0.0]
+        self._agreed_s: float | None = None
         self._facts = self._join()
 
     def _join(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class GroupRanks(Ranks):
         rendezvous, world = self._rendezvous, self.world
         rendezvous.put(f"device/{world.rank}", str(self._device))
         rendezvous.meet("ready", self._settings.init_timeout_s)
+        choose_interface(rendezvous)
         devices = [rendezvous.get(f"device/{rank}") for rank in range(world.size)]
         members = rendezvous.members()
         places = {(m["host"], device) for m, device in zip(members, devices, strict=True)}
@@ -223,18 +226,19 @@ class GroupRanks(Ranks):
         stay there. The last two places are the sums of `add_use`.
         """
         start_s = time.perf_counter()
-        # The signal of each process, `main_may_wait`, and the seconds of all processes.
+        # The signal of each process, `main_may_wait` and `budget_s` of process 0, and `add_use`.
         size = self.world.size
-        flags = [0.0] * (size + 1) + self._own_use
+        flags = [0.0] * (size + 2) + self._own_use
         self._own_use = [0.0, 0.0]
         if self.stop is not None and self.stop.signal_number is not None:
             flags[self.world.rank] = float(self.stop.signal_number)
-        flags[size] = float(self.world.is_main and self.main_may_wait(step))
+        if self.world.is_main:
+            flags[size : size + 2] = float(self.main_may_wait(step)), self.budget_s()
         exchange = self._exchange_numbers if self._device.type == "cpu" else self._exchange_tensors
         shared, flags = exchange(parts, count, flags)
         self._agreed_signal = next((int(n) for n in flags[:size] if n), None)
-        self._main_waits = bool(flags[size])
-        self._add_exchanged_use(flags[size + 1 :])
+        self._main_waits, self._agreed_s = bool(flags[size]), flags[size + 1]
+        self._add_exchanged_use(flags[size + 2 :])
         self.communication_s += time.perf_counter() - start_s
         return shared
 
@@ -281,6 +285,10 @@ class GroupRanks(Ranks):
 
     def _add_exchanged_use(self, use: Sequence[float]) -> None:
         self._exchanged_use = [a + b for a, b in zip(self._exchanged_use, use, strict=True)]
+
+    def agreed_s(self, own_s: float) -> float:
+        """Return the used seconds of the budget, see `Ranks.agreed_s`."""
+        return own_s if self._agreed_s is None else self._agreed_s
 
     def batches_here(self, index: int) -> bool:
         """Return whether this process evaluates validation batch `index`."""

@@ -34,6 +34,7 @@ class Ranks:
         world: the place of this process.
         stop: the signals that this process has received.
         main_may_wait: step -> whether process 0 is about to wait for a checkpoint.
+        budget_s: returns the seconds of the budget that this process has used until now.
         communication_s: seconds in which this process waited for others in training steps.
         is_sharded: whether each process holds a part of the model only.
     """
@@ -46,6 +47,7 @@ class Ranks:
         self._device = device or torch.device("cpu")
         self.stop: StopRequest | None = None
         self.main_may_wait: Callable[[int], bool] = lambda step: False
+        self.budget_s: Callable[[], float] = lambda: 0.0
         self._own_use = [0.0, 0.0]
 
     @property
@@ -81,7 +83,7 @@ class Ranks:
     def exchange(self, step: int, parts: Sequence[Parts], count: int) -> Sequence[Parts]:
         """Return the named parts of the loss of all `count` micro-batches of `step`, in order.
 
-        Stop signals and `add_use` are exchanged too.
+        Stop signals, `add_use` and `budget_s` are exchanged too.
 
         Args:
             step: the current step.
@@ -99,6 +101,14 @@ class Ranks:
         """Return the seconds of all processes that were exchanged since the last call."""
         use, self._own_use = self._own_use, [0.0, 0.0]
         return use
+
+    def agreed_s(self, own_s: float) -> float:
+        """Return the used seconds of the budget, the same in all processes.
+
+        They are `own_s`, or what `budget_s` of process 0 returned at the last `exchange`. Before the
+        first one, `own_s` must be the same in all processes.
+        """
+        return own_s
 
     def batches_here(self, index: int) -> bool:
         """Return whether this process evaluates validation batch `index`."""

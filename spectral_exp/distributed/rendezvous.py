@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +27,9 @@ from spectral_exp.distributed.world import Address, World
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_PATIENCE_S = 30.0  # before a message that names the processes which have not come
 _REPORTS_S = 2.0  # for the reports of other processes after a collective operation has failed
+_ANSWER_S = 5.0  # for the store
 _LEAVE_S = 5.0
 _PREFIX = "spectral_exp"
 _FAILURES = "failures"
@@ -64,13 +68,16 @@ class Rendezvous:
         timeout_s: longest wait for the store, and for what others compute.
 
     Raises:
+        UserError: the host of the store has no address here.
         RunError: the store cannot be reached in time.
     """
 
     def __init__(self, world: World, address: Address, timeout_s: float) -> None:
-        self.world = world
+        self.world, self.address = world, address
         self.timeout_s = timeout_s
+        self._is_cut_off = False
         self._serves = world.is_main and not address.is_served
+        _refuse_unknown_host(address.host)
         try:
             store = TCPStore(
                 address.host,
@@ -114,15 +121,50 @@ class Rendezvous:
         """Wait until all processes have called this with `name`, by default without limit."""
         self.put(f"{name}/{self.world.rank}", True)
         keys = [f"{name}/{rank}" for rank in range(self.world.size)]
-        self._wait_for(keys, f"reach '{name}'", timeout_s)
+        waited_s = 0.0
+        if timeout_s is not None and timeout_s > _PATIENCE_S:
+            if self.wait_until(lambda: bool(self.store.check(keys)), _PATIENCE_S):
+                return
+            log.warning(
+                "waiting for %s, for up to %g s (distributed.init_timeout_s)",
+                self._missing(keys), timeout_s,
+            )  # fmt: skip
+            waited_s = _PATIENCE_S
+        self._wait_for(keys, f"reach '{name}'", timeout_s, waited_s)
 
     def wait_without_limit(self, key: str) -> None:
         """Wait for a key for as long as no process fails."""
         self._wait_for([key], "", None)
 
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        """Wait until `condition` is true, and return whether that came in time.
+
+        Raises:
+            RunError, UserError, Interrupted: another process has failed.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                if condition():
+                    return True
+                reports = self._reports()
+            except RuntimeError as error:
+                raise RunError(f"rank 0 or its launcher has ended ({first_line(error)})") from error
+            known = [report for report in reports if report.kind != "peer"] or reports
+            if known:
+                raise known[0].error()
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+
+    def member(self, rank: int) -> dict[str, Any]:
+        """Return `host` and `pid` of a process."""
+        found: dict[str, Any] = self.get(f"member/{rank}")
+        return found
+
     def members(self) -> list[dict[str, Any]]:
         """Return `host` and `pid` of every process."""
-        return [self.get(f"member/{rank}") for rank in range(self.world.size)]
+        return [self.member(rank) for rank in range(self.world.size)]
 
     # --- failures --------------------------------------------------------------------------------
 
@@ -146,6 +188,21 @@ class Rendezvous:
 
     def cause(self, error: BaseException) -> BaseException:
         """Return the error to raise for a collective operation that another process made fail."""
+        found: list[BaseException] = []
+        search = threading.Thread(
+            target=lambda: found.append(self._find_cause(error)), name="cause", daemon=True
+        )
+        search.start()
+        search.join(_REPORTS_S + _ANSWER_S)
+        if found:
+            return found[0]
+        # A store waits without limit for a host that has vanished and closed no connection.
+        self._is_cut_off = True
+        return RunError(
+            f"{self.address.host}, the host of rank 0, does not answer ({first_line(error)})"
+        )
+
+    def _find_cause(self, error: BaseException) -> BaseException:
         if not self._has_reported:
             self._has_reported = True
             self._publish(Report(self.world.rank, "peer", first_line(error)))
@@ -167,6 +224,8 @@ class Rendezvous:
 
     def leave(self) -> None:
         """Let the other processes read the store before it ends with this process."""
+        if self._is_cut_off:
+            return
         try:
             self.put(f"gone/{self.world.rank}", True)
             if self._serves:
@@ -190,26 +249,20 @@ class Rendezvous:
         keys = [f"failed/{rank}" for rank in ranks if self.store.check([f"failed/{rank}"])]
         return [Report(**json.loads(self.store.get(key))) for key in keys]
 
-    def _wait_for(self, keys: Sequence[str], action: str, timeout_s: float | None) -> None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            try:
-                if self.store.check(list(keys)):
-                    return
-                reports = self._reports()
-            except RuntimeError as error:
-                raise RunError(f"rank 0 or its launcher has ended ({first_line(error)})") from error
-            known = [report for report in reports if report.kind != "peer"] or reports
-            if known:
-                raise known[0].error()
-            if deadline is not None and time.monotonic() > deadline:
-                late = [key for key in keys if not self.store.check([key])]
-                names = ", ".join(key.rpartition("/")[2] for key in late)
-                raise RunError(
-                    f"not all processes were ready within {timeout_s:g} s "
-                    f"(distributed.init_timeout_s): cannot {action}, {names} is missing"
-                )
-            time.sleep(_POLL_S)
+    def _wait_for(
+        self, keys: Sequence[str], action: str, timeout_s: float | None, waited_s: float = 0.0
+    ) -> None:
+        left_s = None if timeout_s is None else timeout_s - waited_s
+        if self.wait_until(lambda: bool(self.store.check(list(keys))), left_s):
+            return
+        raise RunError(
+            f"not all processes were ready within {timeout_s:g} s "
+            f"(distributed.init_timeout_s): cannot {action}, {self._missing(keys)} is missing"
+        )
+
+    def _missing(self, keys: Sequence[str]) -> str:
+        names = [key.rpartition("/")[2] for key in keys if not self.store.check([key])]
+        return ", ".join(f"rank {name}" if name.isdigit() else name for name in names)
 
     def _describe_silence(self, silent: Sequence[int], error: BaseException) -> str:
         """Return a message about processes that have not reported why they ended."""
@@ -239,6 +292,18 @@ class Rendezvous:
         return f"({place}, which is stopped)" if status == psutil.STATUS_STOPPED else "running"
 
 
+def _refuse_unknown_host(host: str) -> None:
+    """Raise a UserError if `host` has no address; a store would try again until its timeout."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UserError(
+            f"MASTER_ADDR={host} has no address on {socket.gethostname()} ({error.strerror}); name "
+            "the host of rank 0 so that every host finds it, with torchrun by "
+            "--local-addr=ADDRESS there"
+        ) from error
+
+
 def publish(store: Store, report: Report) -> None:
     """Publish why a process has ended, unless it has reported that itself."""
     key = f"failed/{report.rank}"
@@ -259,6 +324,10 @@ def describe_members(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a torch error without the position in its source."""
-    text = str(error).partition("\n")[0]
-    return text.partition("] ")[2] if text.startswith("[/") else text
+    """Return the first line of a torch error, from the position in its source on, if it has one.
+
+    Before that, torch names the layers through which the error went, and at its end gloo guesses at
+    the reason.
+    """
+    text = str(error).partition("\n")[0].partition(". This is typically caused by")[0]
+    return re.split(r"\[/\S*:\d+\] ", text)[-1]

@@ -43,11 +43,12 @@ def prepare_joblib() -> None:
 
         def configure(self, *arguments: Any, **settings: Any) -> Any:
             start = {"initializer": start_worker, "initargs": (os.getpid(),)}
-            # Python's tracker of resources unblocks signals when it starts. If the first worker
+            # Python's tracker of resources and joblib's tracker of temporary files are started
+            # here. They ignore SIGINT and SIGTERM, and the other signals stay blocked in them.
+            # Python unblocks SIGINT and SIGTERM when it starts its tracker. If the first worker
             # started it, that worker would begin with unblocked signals.
-            resource_tracker.ensure_running()
-            # joblib's tracker of temporary files is started here; it ignores SIGINT and SIGTERM
-            # once it runs.
+            with signals_blocked():
+                resource_tracker.ensure_running()
             with signals_blocked():
                 return super().configure(*arguments, **settings, **start)
 

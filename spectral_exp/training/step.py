@@ -90,6 +90,8 @@ class Stepper:
             isinstance(part, UsesRandomness) and not part.uses_randomness
             for part in (self.model, self.loss)
         )
+        if self.budget.max_train_s is not None:
+            self.ranks.budget_s = lambda: self.state.train_s + self.usage.elapsed_s()
         self._trained = self.ranks.wrap(self.compute, self.model)
         self.forward, self._objective = self._compute_logits, self._compute_objective
         if self.settings.precision == "bf16":
@@ -98,21 +100,13 @@ class Stepper:
 
     def take_timed_step(self, step: int) -> StepReport:
         """Take a step and record it, with its time and whether that of the budget is used up."""
-        has_time_budget = self.budget.max_train_s is not None
-        if has_time_budget:
-            self._agree_on_time()
         self.usage.start()
         report = self.take_step(step)
         self.record(report, self.usage.stop())
-        if has_time_budget:
-            self._agree_on_time()
-            self.state.is_out_of_time = self.budget.has_reached_time(self.state.train_s)
+        if self.budget.max_train_s is not None:
+            used_s = self.ranks.agreed_s(self.state.train_s)
+            self.state.is_out_of_time = self.budget.has_reached_time(used_s)
         return report
-
-    def _agree_on_time(self) -> None:
-        """Let all processes use the seconds of process 0, in units that are sent exactly."""
-        if self.ranks.world.size > 1:
-            self.state.train_s = self.ranks.from_main(round(self.state.train_s * 1e6)) / 1e6
 
     def take_step(self, step: int) -> StepReport:
         """Average the gradients over all micro-batches, clip them, and update if finite.
@@ -252,7 +246,7 @@ class Stepper:
         return objective, parts
 
     def _set_schedules(self, step: int) -> None:
-        budget, train_s = self.budget, self.state.train_s
+        budget, train_s = self.budget, self.ranks.agreed_s(self.state.train_s)
         factor = self.schedule.factor(budget.schedule_step(self.schedule, step, train_s))
         for group, peak in zip(self.optimizer.param_groups, self._peak_rates, strict=True):
             group["lr"] = peak * factor

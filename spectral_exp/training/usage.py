@@ -50,6 +50,10 @@ class Usage:
             self._begin = self._record_event()
         self.start_wait()
 
+    def elapsed_s(self) -> float:
+        """Return the wall-clock seconds since the present step began."""
+        return time.perf_counter() - self._start_s
+
     def stop(self) -> float:
         """End a step, and return its wall-clock seconds on the host."""
         if self._begin is not None:

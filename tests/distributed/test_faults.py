@@ -241,7 +241,14 @@ def test_faults_inside_training_are_decided_alike(tmp_path: Path) -> None:
     )
     at_risk = {"monitoring.checkpoint.max_steps_at_risk": 3, "training.max_steps": 8}
     full = Run("full", settings={**settings, **at_risk}, fault=(0, 0, "full"))
-    with Processes(2, several, [bad, always_bad, full, broken]) as processes:
+    seconds = {
+        "training.max_steps": None,
+        "training.max_train_s": 0.5,
+        "monitoring.tracking.enabled": True,
+    }
+    # The weights of the processes are compared at each validation.
+    timed = Run("timed", settings={**settings, **seconds, "training.eval_interval": 1})
+    with Processes(2, several, [bad, always_bad, timed, full, broken]) as processes:
         processes.wait()
     assert problems(several, "bad") == ["", ""]
     saved = metrics_of(several / "bad")
@@ -255,6 +262,10 @@ def test_faults_inside_training_are_decided_alike(tmp_path: Path) -> None:
     main, member = problems(several, "full")
     assert main.startswith("RunError: no checkpoint has become durable for 4 steps"), main
     assert member == main.replace("RunError: ", "RunError: rank 0 failed: ")
+    assert problems(several, "timed") == ["", ""]
+    results = results_of(RunPaths(several / "timed"))
+    assert results["budget"]["reached"] == "training.max_train_s"
+    assert results["totals"]["train_s"] >= 0.5
     main, member = problems(several, "broken")
     assert main == "RunError: rank 1 failed: ValueError: no batch for step 2"
     assert member == "ValueError: no batch for step 2"

@@ -1,10 +1,12 @@
-"""A job on a real Ray on this machine: stopped, saved, and continued by the same command."""
+"""Jobs on a real Ray on this machine: stopped, killed, and continued by the same command."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,9 @@ import pytest
 
 from spectral_exp.commands import submit
 from spectral_exp.core.errors import UserError
+from spectral_exp.runs.find import find_runs
+from spectral_exp.runs.lock import read_owner
+from spectral_exp.runs.record import read_intact_config
 from spectral_exp.submit.ray import find_ray
 from tests.conftest import NO_PLOTS, TINY
 from tests.s3_server import eventually
@@ -40,7 +45,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of a cluster, whose processes end with the test."""
     with ExitStack() as stack:
@@ -113,3 +118,43 @@ def test_a_stopped_job_saves_and_the_same_command_continues_it(
     log = called("logs", address, second).stdout
     assert f"resuming after step {step}" in log
     assert "status      completed" in log
+
+
+def test_workers_share_a_sweep_and_finish_the_run_of_one_that_is_killed(
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = [
+        "-m", "+experiment=wave", "seed=1,2", *TINY, NO_PLOTS, "training.max_steps=300",
+        "training.eval_interval=300", "monitoring.checkpoint.save_interval=10", "sweep=shared",
+    ]  # fmt: skip
+    options = ["ray", f"--address={address}", "--cpus=1", "--workers=2", "--"]
+    assert submit.main([*options, *training]) == 0
+    (listed,) = re.findall(r"^submitted jobs (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    jobs = listed.split(", ")
+    sweep = tmp_path / "outputs/shared"
+
+    def saved() -> list[Path]:
+        return [path.parent.parent for path in sweep.glob("*/checkpoints/checkpoint_latest.pt")]
+
+    eventually(saved, 120.0)
+    killed = saved()[0]
+    owner = read_owner(killed)
+    assert owner is not None
+    os.kill(owner["pid"], signal.SIGKILL)
+
+    def ends() -> list[str]:
+        return re.findall("succeeded|failed", "".join(status(address, job) for job in jobs))
+
+    eventually(lambda: len(ends()) == 2, 200.0)
+    assert sorted(ends()) == ["failed", "succeeded"]
+    runs = {path: read_intact_config(path / "config.json") for path in find_runs([sweep]).runs}
+    assert sorted(run["config"]["seed"] for run in runs.values()) == [1, 2]
+    assert {path: len(run["attempts"]) for path, run in runs.items()} == {
+        path: 1 + (path == killed) for path in runs
+    }
+    results = [json.loads((path / "results.json").read_text()) for path in runs]
+    assert [result["status"] for result in results] == ["completed"] * 2
