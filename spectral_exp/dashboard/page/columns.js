@@ -26,11 +26,11 @@ const FIRST_SETTINGS = 3;
 /** Return the columns for an answer of `api/groups`. */
 export function runColumns(answer, page) {
   const columns = allColumns(answer, page);
-  const first = new Set(tellingSettings(answer).slice(0, FIRST_SETTINGS));
+  const settings = tellingSettings(answer);
   for (const column of columns) {
-    const isSetting = column.id.startsWith("setting:");
-    const name = first.has(column.id) ? "setting" : "further setting";
-    const rank = RANKS.indexOf(isSetting ? name : column.id);
+    const place = settings.indexOf(column.id);
+    const name = place < FIRST_SETTINGS ? "setting" : "further setting";
+    const rank = RANKS.indexOf(place < 0 ? column.id : name) + Math.max(0, place) / columns.length;
     // A phone scrolls sideways, with the numbers and the state of the runs.
     if (rank >= 0 && !(isNarrow() && column.id === "status")) column.rank = rank;
   }

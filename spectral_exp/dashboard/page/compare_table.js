@@ -10,6 +10,9 @@ import { sourceDetails, sourcedNumber } from "./popover.js";
  *   column if it is not that of the row
  */
 
+// Longer texts of a narrow table are broken into lines of this many characters at least.
+const LONG_TEXT = 32;
+
 /** @param {Table} table */
 export function comparisonTable(table) {
   const { title, columns, is_text: isText, rows } = table;
@@ -20,7 +23,8 @@ export function comparisonTable(table) {
     const content = isText[index]
       ? h("span", style, bdi(text))
       : sourcedNumber({ text, source: sourceOf(table, row, index) }, style);
-    return h("td", props(index), content);
+    const isLong = isText[index] && text.length > LONG_TEXT;
+    return h("td", isLong ? { class: "long" } : props(index), content);
   };
   return h(
     "section",

@@ -283,7 +283,7 @@ def test_columns_fit_into_the_width(open_page: OpenPage, dashboard: str) -> None
             return columns.filter(({ title }) => names.includes(title)).map(({ rank }) => rank);
         }"""
     )
-    assert ranks[1] == ranks[3] == ranks[0] < ranks[2]
+    assert ranks[1] < ranks[3] < ranks[0] < ranks[0] + 1 < ranks[2]
 
 
 @pytest.mark.slow
