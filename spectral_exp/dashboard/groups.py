@@ -36,6 +36,16 @@ from spectral_exp.runs.metric_names import DERIVED, METRICS, USE
 from spectral_exp.runs.run import Run, metric_describer
 
 MEAN = "mean of the runs"
+_FORMULAS = {
+    "n": "number of the runs, or of their pairs by seed",
+    "95 % interval": "interval of the mean by bootstrap, expanded for few runs",
+    "median": "median of the runs",
+    "IQM": "mean of the runs without the lowest and the highest quarter",
+    "P(better)": "share of pairs in which the run is better",
+    "p (Holm)": "two-sided t-test, corrected for the number of differences (Holm)",
+}
+"""What the columns of a table hold beside the mean or the difference of a row."""
+
 _KEPT_ANSWERS = 16
 
 
@@ -183,6 +193,7 @@ def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]
     """
     comparison = compare_groups(answer, ids)
     found = [table.printable() for table in tables.comparison_tables(comparison)]
+    sources = _table_sources(comparison, answer.view)
     return {
         "seq": answer.seq,
         "metric": describe_metric(answer.view.metric, comparison.metric_info),
@@ -193,8 +204,10 @@ def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]
                 "columns": table.columns,
                 "is_text": [table.is_text(i) for i in range(len(table.columns))],
                 "rows": [[{"text": c.text, "bold": c.bold} for c in row] for row in table.rows],
+                "sources": of_rows,
+                "formulas": [_FORMULAS.get(column) for column in table.columns],
             }
-            for table in found
+            for table, of_rows in zip(found, sources, strict=True)
         ],
         "notes": [
             {"title": title, "notes": notes}
@@ -204,6 +217,15 @@ def comparison_answer(answer: Answer, ids: Sequence[str], folders: Sequence[str]
         "figures": None,
         "command": compare_command(answer.view, folders),
     }
+
+
+def _table_sources(comparison: Comparison, view: View) -> list[list[dict[str, Any]]]:
+    """Return where the numbers in each row of each table of a comparison come from."""
+    of_groups = [_source(view.metric, one.runs, view.at, MEAN) for one in comparison.summaries]
+    kinds: dict[bool, list[dict[str, Any]]] = {}
+    for one in comparison.differences:
+        kinds.setdefault(one.kind != "baseline", []).append(_difference_source(one, view))
+    return [of_groups, *(kinds[is_part] for is_part in sorted(kinds))]
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
@@ -339,11 +361,10 @@ class _Texts:
 
     def _difference(self, one: Difference, view: View) -> dict[str, Any]:
         chance = one.probability_of_improvement
-        formula = "mean of the differences by seed" if one.paired else "difference of the means"
-        runs = [*one.a.runs, *one.b.runs]
+        source = _difference_source(one, view)
         return {
             **self._number(one.mean, one.interval, signed=True),
-            "source": _source(view.metric, runs, view.at, formula),
+            "source": source,
             "separated": one.separated,
             "better": one.better,
             "verdict": one.verdict,
@@ -359,9 +380,7 @@ class _Texts:
                 "high": None,
                 "text": number_text(chance, 2),
                 "interval_text": NOTHING,
-                "source": _source(
-                    view.metric, runs, view.at, "share of pairs in which the run is better"
-                ),
+                "source": {**source, "formula": _FORMULAS["P(better)"]},
             },
             "warnings": [*map(str, one.warnings)],
         }
@@ -422,6 +441,11 @@ def _source(metric: str, runs: Sequence[Run], at: str, formula: str) -> dict[str
         if len(runs) != 1 or "of the runs" not in formula
         else "the value itself",
     }
+
+
+def _difference_source(one: Difference, view: View) -> dict[str, Any]:
+    formula = "mean of the differences by seed" if one.paired else "difference of the means"
+    return _source(view.metric, [*one.a.runs, *one.b.runs], view.at, formula)
 
 
 def _warnings(

@@ -3,7 +3,7 @@
 import { isExport } from "./client.js";
 import { ComparePage } from "./compare.js";
 import { emptyState } from "./controls.js";
-import { bdi, fill, h, iconButton } from "./dom.js";
+import { bdi, fill, h, iconButton, visible } from "./dom.js";
 import { formatTime, plural } from "./format.js";
 import { setViewShortcuts, showHelp, startKeyboard } from "./keyboard.js";
 import { closePopover, toast } from "./popover.js";
@@ -58,7 +58,7 @@ function route() {
 }
 
 function setTitle(title) {
-  document.title = `${title} · spectral_exp`;
+  document.title = visible(`${title} · spectral_exp`);
 }
 
 const links = h("nav", { "aria-label": "Pages" });

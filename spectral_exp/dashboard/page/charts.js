@@ -57,9 +57,10 @@ export class ChartsGrid {
       fill(this.element, emptyState("No metrics to draw."));
       return;
     }
+    const ordered = [...panels].sort(([a], [b]) => LAST.indexOf(a) - LAST.indexOf(b));
     fill(
       this.element,
-      [...panels].map(([panel, cards]) => panelSection(panel, cards, panels.size)),
+      ordered.map(([panel, cards]) => panelSection(panel, cards, panels.size)),
     );
   }
 
@@ -101,6 +102,9 @@ export class ChartsGrid {
     }
   }
 }
+
+// The panels that say nothing about the model come after all others.
+const LAST = ["Cost", "Machine"];
 
 function panelOf({ name, kind }) {
   if (kind) return kind[0].toUpperCase() + kind.slice(1);

@@ -26,16 +26,22 @@ const FIRST_SETTINGS = 3;
 /** Return the columns for an answer of `api/groups`. */
 export function runColumns(answer, page) {
   const columns = allColumns(answer, page);
-  let settings = 0;
+  const settings = tellingSettings(answer);
   for (const column of columns) {
-    const isSetting = column.id.startsWith("setting:");
-    if (isSetting) settings += 1;
-    const name = settings <= FIRST_SETTINGS ? "setting" : "further setting";
-    const rank = RANKS.indexOf(isSetting ? name : column.id);
+    const place = settings.indexOf(column.id);
+    const name = place < FIRST_SETTINGS ? "setting" : "further setting";
+    const rank = RANKS.indexOf(place < 0 ? column.id : name) + Math.max(0, place) / columns.length;
     // A phone scrolls sideways, with the numbers and the state of the runs.
     if (rank >= 0 && !(isNarrow() && column.id === "status")) column.rank = rank;
   }
   return columns;
+}
+
+/** Return the ids of the columns of settings; those that tell the most groups apart come first. */
+function tellingSettings({ rows, settings }) {
+  const count = (name) => new Set(rows.map((row) => row.settings[name])).size;
+  const counted = settings.map(({ name }) => [`setting:${name}`, count(name)]);
+  return counted.sort(([, a], [, b]) => b - a).map(([id]) => id);
 }
 
 function allColumns(answer, page) {

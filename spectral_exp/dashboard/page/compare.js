@@ -5,10 +5,10 @@ import { resolveColors } from "./colors.js";
 import { button, choice, emptyState, menuButton, setOptions, throttle } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
 import { GroupsModel, groupQuery, selectionOf } from "./groups.js";
-import { copyText } from "./popover.js";
+import { copyText, openDialog } from "./popover.js";
 import { DiffSection, DifferenceSection } from "./compare_sections.js";
 import { FiguresSection } from "./compare_figures.js";
-import { comparisonTable } from "./compare_table.js";
+import { comparisonTable, tableSources } from "./compare_table.js";
 import { exportItem } from "./save.js";
 import { idList, lastHash, patchParams, setHash } from "./state.js";
 
@@ -190,6 +190,7 @@ export class ComparePage {
       const answer = await getJson("api/compare", query);
       if (this.question !== question || this.isDestroyed) return;
       this.command = answer.command;
+      this.shownTables = answer.tables;
       fill(this.tables, answer.tables.map(comparisonTable), notes(answer.notes));
       this.figures.update(query, JSON.stringify([question, answer.tables]));
     } catch (error) {
@@ -204,6 +205,11 @@ export class ComparePage {
     this.diff.update(chosen);
   }
 
+  showSources() {
+    if (!this.shownTables) return;
+    openDialog("Sources", h("div", { class: "sources" }, this.shownTables.map(tableSources)));
+  }
+
   copyCommand() {
     const command = this.command ?? this.groups.answer?.command;
     if (command) copyText(command, "the command");
@@ -211,6 +217,11 @@ export class ComparePage {
 
   get shortcuts() {
     return [
+      {
+        key: "i",
+        label: "Show where the numbers come from",
+        act: () => this.showSources(),
+      },
       { key: "c", label: "Copy as command", act: () => this.copyCommand() },
       {
         key: "u",

@@ -138,6 +138,10 @@ export class RunPage {
 
   drawTabs() {
     const chosen = this.chosen.name;
+    this.tabs.hidden = !this.facts;
+    const signature = JSON.stringify([chosen, this.present.map(({ name }) => name), !this.facts]);
+    if (signature === this.tabsSignature) return;
+    this.tabsSignature = signature;
     const hadFocus = this.tabs.contains(document.activeElement);
     fill(
       this.tabs,
@@ -158,8 +162,8 @@ export class RunPage {
     );
     this.body.setAttribute("aria-labelledby", `tab-${chosen}`);
     const selected = this.tabs.querySelector("[aria-selected=true]");
-    selected.scrollIntoView({ block: "nearest", inline: "nearest" });
-    if (hadFocus) selected.focus();
+    scrollSideways(this.tabs, selected);
+    if (hadFocus) selected.focus({ preventScroll: true });
   }
 
   onTabKey(event) {
@@ -178,7 +182,6 @@ export class RunPage {
 
   drawTab() {
     if (!this.facts) return;
-    this.tabs.hidden = false;
     const { name, Tab } = this.chosen;
     if (name !== this.tabName) {
       this.closeTab();
@@ -224,4 +227,11 @@ export class RunPage {
   patch(changes) {
     patchParams(changes);
   }
+}
+
+/** Bring an item of a strip into sight; the page around it stays where it is. */
+function scrollSideways(strip, item) {
+  const [outer, inner] = [strip.getBoundingClientRect(), item.getBoundingClientRect()];
+  if (inner.left < outer.left) strip.scrollLeft -= outer.left - inner.left;
+  else if (inner.right > outer.right) strip.scrollLeft += inner.right - outer.right;
 }

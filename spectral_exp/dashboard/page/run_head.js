@@ -3,9 +3,9 @@
 import { runStatusText, statusMark } from "./columns.js";
 import { button, emptyState, menuButton } from "./controls.js";
 import { bdi, fill, h, icon } from "./dom.js";
-import { formatAgo, formatTime } from "./format.js";
+import { formatAgo, formatCount, formatTime } from "./format.js";
 import { editMarks, toggleArchive, togglePin } from "./marks.js";
-import { copyText } from "./popover.js";
+import { copyText, sourcedNumber } from "./popover.js";
 import { addressItem, exportItem } from "./save.js";
 import { lastHash, navigate } from "./state.js";
 
@@ -28,13 +28,14 @@ export class RunHead {
       row,
       age,
       facts?.problems,
+      facts?.results,
       metrics,
       error?.message,
       isDeleted,
     ]);
     if (signature === this.signature) return;
     this.signature = signature;
-    fill(this.message, this.messageContent({ facts, error, isDeleted }));
+    fill(this.message, this.messageContent({ row, facts, error, isDeleted }));
     if (!row) {
       fill(this.element, h("h1", null, "Run"));
       return;
@@ -71,7 +72,7 @@ export class RunHead {
     );
   }
 
-  messageContent({ facts, error, isDeleted }) {
+  messageContent({ row, facts, error, isDeleted }) {
     if (isDeleted && !facts) {
       const link = h("a", { href: lastHash("runs") }, "Go to the runs");
       return emptyState("There is no such run", "It may have been deleted or moved.", link);
@@ -93,18 +94,23 @@ export class RunHead {
       );
     }
     if (!facts) return h("p", { class: "loading", role: "status" }, "Reading the run");
-    const { problems } = facts;
-    if (!problems?.length) return null;
-    return h(
-      "div",
-      { class: "notice" },
-      h("strong", null, "Problems"),
-      h(
-        "ul",
-        null,
-        problems.map((text) => h("li", null, text)),
-      ),
-    );
+    const { problems, results } = facts;
+    const isEnded = !["running", "completed"].includes(row?.status);
+    const reason = isEnded && (results.error ?? results.pruned_because);
+    return [
+      reason && h("p", { class: "notice" }, bdi(reason)),
+      problems?.length > 0 &&
+        h(
+          "div",
+          { class: "notice" },
+          h("strong", null, "Problems"),
+          h(
+            "ul",
+            null,
+            problems.map((text) => h("li", null, text)),
+          ),
+        ),
+    ];
   }
 
   actions(row) {
@@ -160,7 +166,7 @@ export class RunHead {
       ["Updated", formatAgo(row.updated_s, now)],
       ...metrics
         .filter(({ name, last }) => last && SUMMARY.has(name))
-        .map(({ title, last }) => [title, last]),
+        .map((metric) => [metric.title, lastValue(metric, row)]),
     ];
     return h(
       "dl",
@@ -170,6 +176,17 @@ export class RunHead {
         .map(([title, value]) => h("div", null, h("dt", null, title), h("dd", null, value))),
     );
   }
+}
+
+function lastValue({ name, last, last_step: step }, row) {
+  const source = {
+    metric: name,
+    at: step === null ? null : `step ${formatCount(step)}`,
+    formula: "last logged value",
+    runs: row.id,
+    file: "logs/metrics.jsonl",
+  };
+  return sourcedNumber({ text: last, source });
 }
 
 /** Copy the command that serves this run. */

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe"
 
+ERROR = "RuntimeError: " + 400 * "long"
+
 _SCORE = {"step": 100, "stride": 64, "block_size": 256, "loss": 1.5, "bpb": 2.1643}
 EVALUATIONS = [
     {**_SCORE, "text": f"{HOSTILE}{'long' * 500}", "bpb": "NaN", "loss": 1e300, "windows": 2**53},
@@ -67,7 +69,9 @@ def make_runs(folder: Path) -> Path:
         make_run(folder, "classic", seed, val_bpb=2.5 + 0.01 * seed)
         make_run(folder, "wave", seed, val_bpb=2.1 + 0.012 * seed, parameters=820_000)
     changed = {"changed_settings": {"name": {"default": "custom"}, "model.mlp.activation": {}}}
-    run = make_run(folder, "phasor", 1, settings={"name": HOSTILE}, status=None, record=changed)
+    run = make_run(folder, "phasor", 1, settings={"name": HOSTILE}, status="failed", record=changed)
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "error": ERROR}))
     lines = [f"line {number} <b>bold</b>" for number in range(5000)]
     lines[1234] = "[WARNING] the needle is here"
     (run / "train.log").write_text("\n".join(lines) + "\n")

@@ -184,12 +184,12 @@ def test_the_legend_hides_and_shows_series(charts: Charts) -> None:
     charts.show(
         "chart",
         curve_frame({"a": wave(500), "b": wave(500, 3.0)}),
-        style={"a": {"color": 0, "label": "classic"}, "b": {"color": 1, "label": "wave"}},
+        style={"a": {"color": 0, "label": "classic"}, "b": {"color": 1, "label": "wave\u202e"}},
         options=OPTIONS | {"legend": True},
     )
     orange = charts.color("chart", 1)
     assert has_color(charts.pixels("chart"), orange).any()
-    button = charts.page.get_by_role("button", name="wave")
+    button = charts.page.get_by_role("button", name="wave\\u202e")
     button.click()
     charts.page.mouse.move(0, 0)
     charts.do("chart", "0")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from spectral_exp.runs.lock import RunLock
-from tests.dashboard.browser.served import HOSTILE, served, visit
+from tests.dashboard.browser.served import ERROR, HOSTILE, served, visit
 from tests.dashboard.browser.test_runs_page import expect, row
 from tests.results.made_runs import make_run
 
@@ -78,14 +78,19 @@ def test_every_page_is_accessible(open_page: OpenPage, dashboard: str, scheme: s
     assert found == {}, json.dumps(found, indent=1)
 
 
-def test_a_phone_never_scrolls_sideways(open_page: OpenPage, dashboard: str) -> None:
-    size = {"width": 390, "height": 844}
-    page = visit(open_page, dashboard, viewport=size, has_touch=True, is_mobile=True)
+def test_no_page_scrolls_sideways(open_page: OpenPage, dashboard: str) -> None:
+    """However long the words of a run are; on a phone the chosen tab is in sight."""
+    page = visit(open_page, dashboard)
     for view in all_views(page):
         page.evaluate("view => { location.hash = view; }", view)
         settle(page)
-        element = "document.documentElement"
-        assert page.evaluate(f"{element}.scrollWidth <= {element}.clientWidth"), view
+        for width in (1440, 820, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (view, width)
+    page.evaluate("view => { location.hash = view; }", all_views(page)[-2])
+    page.reload()
+    expect(page.get_by_role("tab", name="Files")).to_be_in_viewport(ratio=1)
+    expect(page.locator(".notice").first).to_have_text(ERROR)
 
 
 def test_a_hostile_run_is_text_everywhere(open_page: OpenPage, dashboard: str) -> None:
@@ -142,6 +147,9 @@ def test_the_scores_of_a_run_are_shown(open_page: OpenPage, dashboard: str) -> N
     expect(page.get_by_role("heading", level=1)).to_contain_text("wave_20260101_000001")
     expect(page.get_by_role("tab", name="Curves")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_role("tab", name="Evaluations")).to_have_count(0)
+    # What says nothing about the model comes last.
+    panels = page.locator(".panel > summary")
+    expect(panels).to_have_text(["Training3", "Validation3", "Cost1"])
 
 
 def find_the_needle(page: Page, log: Any) -> None:
@@ -178,6 +186,13 @@ def test_two_groups_are_compared(open_page: OpenPage, dashboard: str) -> None:
     expect(page.get_by_role("heading", name="val_bpb minus that of classic")).to_be_visible()
     difference = page.get_by_role("region", name="val_bpb minus that of classic")
     expect(difference).to_contain_text("-0.3950")
+    difference.get_by_text("-0.3950").hover()
+    source = page.get_by_role("tooltip")
+    expect(source).to_contain_text("mean of the differences by seed")
+    expect(source).to_contain_text("wave_20260101_000004_abcd1234")
+    page.keyboard.press("i")
+    expect(page.get_by_role("dialog")).to_contain_text("median: median of the runs")
+    page.keyboard.press("Escape")
     expect(difference).to_contain_text("[-0.3987, -0.3913]")
     over_steps = page.get_by_role("region", name="Difference over steps")
     expect(over_steps).to_contain_text("n = 4 pairs of equal seed: separated from step 50 on")
@@ -236,10 +251,15 @@ def test_a_growing_run_is_followed_until_it_is_deleted(open_page: OpenPage, tmp_
             expect(status).to_contain_text("running 40/100")
             chart = page.get_by_role("region", name="Loss", exact=True)
             before = chart.get_by_role("img").get_attribute("aria-label")
+            page.set_viewport_size({"width": 800, "height": 300})
+            page.evaluate("scrollTo(0, 400)")
+            loss = f"{json.loads(lines[7])['loss']:.4f}"
             with metrics.open("a") as file:
                 file.write("".join(lines[4:8]))
             expect(status).to_contain_text("running 80/100")
             expect(chart.get_by_role("img")).not_to_have_attribute("aria-label", before or "")
+            expect(page.locator(".facts")).to_contain_text(loss)
+            assert page.evaluate("scrollY") == 400
         expect(status).to_contain_text("unfinished", timeout=20_000)
         shutil.rmtree(run)
         expect(page.get_by_text("no longer in the folder")).to_be_visible(timeout=20_000)

@@ -272,6 +272,18 @@ def test_columns_fit_into_the_width(open_page: OpenPage, dashboard: str) -> None
     page.get_by_role("button", name="Columns").click()
     page.get_by_role("menuitem", name="As many as there is room for").click()
     expect(heads).to_have_count(len(narrow))
+    # Of many settings, those that tell the most groups apart are shown first.
+    ranks = page.evaluate(
+        """async () => {
+            const { runColumns } = await import("./columns.js");
+            const names = ["a", "b", "c", "d"];
+            const rows = [1, 2, 3].map((n) => ({ settings: { a: 0, b: n, c: 0, d: n > 1 } }));
+            const settings = names.map((name) => ({ name, short: name }));
+            const columns = runColumns({ rows, settings, metric: {}, baseline: null }, {});
+            return columns.filter(({ title }) => names.includes(title)).map(({ rank }) => rank);
+        }"""
+    )
+    assert ranks[1] < ranks[3] < ranks[0] < ranks[0] + 1 < ranks[2]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@
  * numbers of NaN and infinities are kept, so that nothing is lost on the way to the pixels.
  */
 
+import { visible } from "../dom.js";
+
 /**
  * Return a series with `x, lo, hi, first, last, mid` and, for bands, `low, high` as Float64Arrays
  * of `n` rows, and functions for the values that are not numbers.
@@ -19,7 +21,7 @@ export function prepareSeries(entry) {
   const hi = columns.y ?? columns.max ?? columns.high;
   const series = {
     key: entry.key,
-    label: entry.label ?? entry.key,
+    label: visible(entry.label ?? entry.key),
     color: entry.color ?? 0,
     dash: entry.dash ?? 0,
     isBand,
