@@ -24,7 +24,7 @@ from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
-from spectral_exp.config.packages import find_packages, names_own_part
+from spectral_exp.config.packages import names_own_part, own_places
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.processes import divide, make_ranks
 from spectral_exp.config.roles import Role
@@ -56,6 +56,7 @@ from spectral_exp.monitoring import (
 from spectral_exp.monitoring.backup.backup import check_url
 from spectral_exp.monitoring.component import Component, Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
+from spectral_exp.monitoring.tracking.own_code import content_hashes
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
 from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS
@@ -294,6 +295,8 @@ def _record_attempt(
     """Record that a run begins or continues, if its backup can be written."""
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
+    own = own_places(config, attempts[-1].get("search", ()))
+    attempts[-1] |= {"own_code": content_hashes(own)} if own else {}
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
@@ -306,7 +309,7 @@ def _record_attempt(
             command=sys.orig_argv,
             attempts=attempts,
             **({"parent": parent} if parent else {}),
-            own_packages=find_packages(config),
+            own_packages=own,
             changed_settings=changed_settings,
         )
 

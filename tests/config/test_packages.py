@@ -173,16 +173,17 @@ def test_installed_distributions_may_declare_packages(
 
 def test_a_record_names_only_packages_that_the_user_has_used(lab: Path, tmp_path: Path) -> None:
     config = {"packages": ["mylab"], "name": "x"}
-    assert packages.without_foreign_packages(config) == {"name": "x"}
-    assert packages.without_foreign_packages(config, ["mylab"]) == config
+    record = {"config": config}
+    assert trust.recorded_config(record) == {"name": "x"}
+    assert trust.recorded_config(record, ["mylab"]) == config
     packages.remember_packages(config)
     place = str(lab / "mylab")
-    assert packages.without_foreign_packages(config)["packages"] == [place]
+    assert trust.recorded_config(record)["packages"] == [place]
     assert packages.resolve_recorded([place, "os", "/tmp/mylab", "evil"])[1] == [
         "os", "/tmp/mylab", "evil",
     ]  # fmt: skip
     (tmp_path / "state/spectral_exp/packages").chmod(0o666)
-    assert packages.without_foreign_packages(config) == {"name": "x"}
+    assert trust.recorded_config(record) == {"name": "x"}
 
 
 def test_a_record_reaches_no_other_folder_of_a_package_without_init(
@@ -190,7 +191,7 @@ def test_a_record_reaches_no_other_folder_of_a_package_without_init(
 ) -> None:
     """Such a package has the files of every folder of its name on the search path."""
     packages.remember_packages({"packages": ["mylab"]})
-    (place,) = packages.without_foreign_packages({"packages": ["mylab"]})["packages"]
+    (place,) = trust.recorded_config({"config": {"packages": ["mylab"]}})["packages"]
     archive = tmp_path / "archive"
     write(archive / "mylab", {"evil.py": "raise SystemExit"})
     sys.path.append(str(archive))  # a copy, which the fixture takes away again
