@@ -159,6 +159,7 @@ class ConfigRecord(TypedDict, total=False):
     host: Host
     git: Git
     own_code: dict[str, OwnCode]
+    machine_metric_prefixes: list[str]
     packages: dict[str, str]
     attempts: list[Attempt]
     parent: Parent

@@ -146,11 +146,11 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         `code`, `settings`, `environment`, `data`, `metrics` and `results`, the numbers of compared
         lines and values, and `not_compared`.
     """
-    from spectral_exp.config.build import component_prefixes
+    from spectral_exp.config.components import component_prefixes
 
     before, after = RunPaths(run), RunPaths(new)
     record, again = read_record(run), read_record(new)
-    own_prefixes = component_prefixes()
+    own_prefixes = (*component_prefixes(), *record.get("machine_metric_prefixes", ()))
     lines, values, metrics = _compare_metrics(
         _metrics(before), _metrics(after), extent.last, own_prefixes
     )
