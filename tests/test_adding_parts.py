@@ -197,17 +197,17 @@ def printed_lines() -> tuple[str, str]:
 def add_component(root: Path) -> None:
     """Follow the recipe of a monitoring component in `root`."""
     default, entry = printed_lines()
-    config, build = root / "conf/config.yaml", root / "spectral_exp/config/build.py"
+    config, components = root / "conf/config.yaml", root / "spectral_exp/config/components.py"
     last = "  - monitoring/tracking: default\n"
     config.write_text(config.read_text().replace(last, f"{last}  {default}\n"))
     module = next(file for file in printed_files() if file.startswith("spectral_exp/monitoring/"))
     name = module.removesuffix(".py").replace("/", ".")
     before = '    "tracking": ConfigTracker,\n'
-    code = build.read_text()
+    code = components.read_text()
     assert before in code
     code = code.replace(before, f"{before}    {entry},\n")
     first = "from spectral_exp.monitoring.component import"
-    build.write_text(code.replace(first, f"from {name} import {entry.split()[1]}\n{first}"))
+    components.write_text(code.replace(first, f"from {name} import {entry.split()[1]}\n{first}"))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.commands.options import add_force
+from spectral_exp.commands.options import add_force, add_packages
 from spectral_exp.core.console import Parser, command
 from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import Interrupted
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help=f"file of the certificate (default: RUN/{CERTIFICATE_NAME})",
     )
+    add_packages(parser)
     add_force(parser)
     return parser
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         if not is_default:
             refuse_loss(output, force=options.force)
         with StopRequest(immediate=True):
-            certificate = verify_resume(options.run, options.steps, options.start)
+            certificate = verify_resume(options.run, options.steps, options.start, options.packages)
         write_output(
             output, json_bytes(redact(certificate)), force=options.force, is_default=is_default
         )

@@ -18,13 +18,19 @@ import torch
 from torch import nn
 
 from spectral_exp.config.budget import make_budget
+from spectral_exp.config.components import (
+    component_files,
+    make_components,
+    own_machine_prefixes,
+    without_components,
+)
 from spectral_exp.config.construct import Constructor, construct
 from spectral_exp.config.device import resolve_device, usable_cpus
 from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
-from spectral_exp.config.packages import find_packages, names_own_part
+from spectral_exp.config.packages import own_places
 from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
 from spectral_exp.config.processes import divide, find_shared_run, make_ranks, share_run
 from spectral_exp.config.roles import Role
@@ -43,22 +49,12 @@ from spectral_exp.distributed.settings import (
 from spectral_exp.distributed.world import SINGLE, World
 from spectral_exp.models.gpt import GPT
 from spectral_exp.models.undrawn import UndrawnWeights
-from spectral_exp.monitoring import (
-    Backup,
-    CheckpointManager,
-    Companion,
-    ConfigTracker,
-    MetricsLogger,
-    SpectraLogger,
-    SystemMetrics,
-    VisualizationManager,
-)
 from spectral_exp.monitoring.backup.backup import check_url
-from spectral_exp.monitoring.component import Component, Observer
+from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.tracking.model_summary import summarize_model
+from spectral_exp.monitoring.tracking.own_code import content_hashes
 from spectral_exp.runs.layout import RunPaths, remove_unfinished_records
 from spectral_exp.runs.lock import RunLock
-from spectral_exp.runs.metric_names import LANGUAGE_MODEL_UNITS
 from spectral_exp.runs.record import Parent
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.training.budget import Budget
@@ -83,18 +79,6 @@ if TYPE_CHECKING:
 
 _IS_NEW_KEY = "is_new"
 """Where process 0 publishes whether the run has no checkpoint yet, and so reads `init_from`."""
-
-COMPONENTS: dict[str, type[Component]] = {
-    "backup": Backup,
-    "checkpoint": CheckpointManager,
-    "metrics": MetricsLogger,
-    "visualization": VisualizationManager,
-    "spectra": SpectraLogger,
-    "tracking": ConfigTracker,
-    "system": SystemMetrics,
-    "companion": Companion,
-}
-"""Name below `monitoring` -> class. Add your own component, a subclass of `Observer`, here."""
 
 _GROUPS = (*ROLES, "monitoring", "match", "search")
 
@@ -136,7 +120,7 @@ def check(
         refuse_unwritable(location)
     except UserError as error:
         return [str(error)]
-    problems = resume_problems(config, run_dir, component_files(), arguments)
+    problems = resume_problems(config, run_dir, component_files(config), arguments)
     try:
         known = None if run_dir is None else find_known_text(RunPaths(run_dir))
         with trial_folder(location) as folder:
@@ -193,7 +177,7 @@ def build(
         has_run = paths.config_file.is_file() or paths.checkpoint_steps()
         if has_run and (
             problems := resume_problems(
-                config, paths.root, component_files(), [*search, *overrides]
+                config, paths.root, component_files(config), [*search, *overrides]
             )
         ):
             raise UserError("\nerror: ".join(problems))
@@ -236,7 +220,7 @@ def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Run
     config = update_names(config)
     paths = RunPaths(find_shared_run(rendezvous))
     with torch.random.fork_rng():
-        parts = _assemble_seeded(_without_components(config), paths, rendezvous.world)
+        parts = _assemble_seeded(without_components(config), paths, rendezvous.world)
         settings = replace(parts.settings, sample_tokens=0, profile_steps=0, restore_best=False)
         parts = replace(parts, settings=settings)
         if rendezvous.get(_IS_NEW_KEY):
@@ -246,29 +230,6 @@ def build_member(config: dict[str, Any], rendezvous: Rendezvous) -> Iterator[Run
                 start.load(model, parts.optimizer)
         ranks = make_ranks(parts.distributed, parts.device, parts.optimizer, rendezvous)
         yield _runner(config, paths, parts, ranks, lambda: None)
-
-
-def _without_components(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration whose monitoring components are all disabled or absent."""
-    nodes = config["monitoring"]
-    disabled = {
-        name: {**node, **({"url": None} if name == "backup" else {"enabled": False})}
-        for name, node in nodes.items()
-        if name in COMPONENTS and not issubclass(COMPONENTS[name], Observer)
-    }
-    return {**config, "monitoring": disabled}
-
-
-def component_files(*, backed_up_only: bool = False) -> list[str]:
-    """Return the glob patterns, relative to a run directory, of the components' files."""
-    kinds = [kind for kind in COMPONENTS.values() if kind.is_backed_up or not backed_up_only]
-    return [pattern for kind in kinds for pattern in kind.files]
-
-
-def component_prefixes() -> tuple[str, ...]:
-    """Return the prefixes of the components' metrics that measure the machine, not training."""
-    kinds = [kind for kind in COMPONENTS.values() if kind.measures_machine]
-    return tuple(prefix for kind in kinds for prefix in kind.metric_prefixes)
 
 
 def _load_start(paths: RunPaths, parts: _Parts, start: StartingPoint | None) -> Parent | None:
@@ -292,6 +253,9 @@ def _record_attempt(
     """Record that a run begins or continues, if its backup can be written."""
     parts.components["backup"].check()
     parts.dataset.tokenizer.save(paths.tokenizer)
+    own = own_places(config, attempts[-1].get("search", ()))
+    attempts[-1] |= {"own_code": content_hashes(own)} if own else {}
+    prefixes = own_machine_prefixes(parts.components)
     warn_of_other_bits(paths, parts.globals.threads)
     move_damaged_record(paths)
     # The record contains torch's thread count, which must be that of training.
@@ -304,7 +268,8 @@ def _record_attempt(
             command=sys.orig_argv,
             attempts=attempts,
             **({"parent": parent} if parent else {}),
-            own_packages=find_packages(config),
+            own_packages=own,
+            **({"machine_metric_prefixes": prefixes} if prefixes else {}),
             changed_settings=changed_settings,
         )
 
@@ -348,7 +313,7 @@ def _assemble(
     schedule = make_part(config, "schedule", make, max_steps=budget.schedule_steps)
     loss = make_part(config, "loss", make, vocab_size=vocab_size)
     sample = None if dataset is None else plot_sample(dataset).ids
-    components = _components(config, paths, make, sample_ids=sample, max_steps=budget.last_step)
+    components = make_components(config, paths, make, sample_ids=sample, max_steps=budget.last_step)
     make.finish()
     assert dataset is not None
     assert distributed is not None
@@ -398,42 +363,6 @@ def _model(
     elif model is not None:
         model.to(device)
     return model
-
-
-def _components(
-    config: Mapping[str, Any], paths: RunPaths, make: Constructor, **offered: Any
-) -> dict[str, Any]:
-    """Build the components in the order of `COMPONENTS`; `offered` are further arguments."""
-    nodes = config.get("monitoring")
-    nodes = nodes if isinstance(nodes, Mapping) else {}
-    kinds: dict[str, type[Component]] = {
-        **COMPONENTS,
-        **{name: Observer for name, node in nodes.items() if names_own_part(node, make.packages)},
-    }
-    make.problems += [
-        f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; there are "
-        f"{', '.join(COMPONENTS)}"
-        for key in nodes
-        if key not in kinds
-    ]
-    offered |= {
-        "experiment_dir": paths.root,
-        "log_dir": paths.logs,
-        "viz_dir": paths.visualizations,
-        "outputs": config.get("outputs"),
-        "component_files": component_files(backed_up_only=True),
-        "units": LANGUAGE_MODEL_UNITS,
-    }
-    components = {}
-    for name, kind in kinds.items():
-        if name not in nodes and not kind.is_required:
-            continue
-        role = Role(kind, "spectral_exp.monitoring")
-        components[name] = make.make(nodes.get(name), f"monitoring.{name}", role, **offered)
-        if name == "backup" and components[name] is not None:
-            offered["on_durable"] = components[name].submit
-        offered["system"] = components.get("system")
-    return components
 
 
 def _runner(

@@ -16,11 +16,13 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from spectral_exp.config.remembered import remember, remembered
 from spectral_exp.core.errors import SettingError
+from spectral_exp.runs.layout import OWN_CONFIG_NAME
 
 SETTING = "packages"
 ENTRY_POINTS = "spectral_exp.parts"
@@ -42,6 +44,20 @@ def find_packages(config: Mapping[str, Any]) -> dict[str, Path]:
         SettingError: an entry does not name an importable package.
     """
     return dict(map(_find, _entries(config.get(SETTING))))
+
+
+def own_places(config: Mapping[str, Any], search: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of the user's code: packages by name, and configuration files.
+
+    Args:
+        config: names the packages.
+        search: arguments that locate further configuration files.
+    """
+    places = find_packages(config)
+    for flag, value in pairwise(search):
+        if flag == "--config-dir":
+            places[OWN_CONFIG_NAME] = Path(value)
+    return places
 
 
 @functools.cache
@@ -90,18 +106,52 @@ def resolve_recorded(entries: Iterable[str]) -> tuple[list[str], list[str]]:
     return known, unknown
 
 
+def recorded_entries(record: Mapping[str, Any]) -> list[str]:
+    """Return the packages in a run's record: by their places, if those still exist."""
+    config, own_code = record.get("config"), record.get("own_code")
+    entries = config.get(SETTING) if isinstance(config, Mapping) else None
+    found = []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, str):
+            name = Path(entry).stem
+            facts = own_code.get(name) if isinstance(own_code, Mapping) else None
+            place = str(facts.get("place")) if isinstance(facts, Mapping) else ""
+            # `Path.exists` raises an error for a text that no file can have as its name.
+            is_there = Path(place).stem == name and os.path.exists(place)  # noqa: PTH110
+            found.append(place if is_there else entry)
+    return found
+
+
+def changed_packages(record: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return the packages of a run, with their places, that have changed since it was recorded.
+
+    Args:
+        record: of the run.
+        config: names the packages that are used now.
+    """
+    # Imported here because the module imports numpy, which --help does not need.
+    from spectral_exp.monitoring.tracking.own_code import content_sha256
+
+    before = record.get("own_code") or {}
+    return [
+        f"{name} ({place})"
+        for name, place in find_packages(config).items()
+        if (recorded := before.get(name, {}).get("sha256")) is not None
+        and recorded != content_sha256(name, place)
+    ]
+
+
 def without_foreign_packages(
-    config: Mapping[str, Any], allowed: Sequence[str] = ()
+    config: Mapping[str, Any], entries: Iterable[str], allowed: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return a recorded configuration with those packages that the user has named.
 
     Args:
         config: as recorded.
+        entries: the packages in the record, see `recorded_entries`.
         allowed: packages that the user names now.
     """
-    recorded = config.get(SETTING)
-    entries = recorded if isinstance(recorded, list) else []
-    known, _ = resolve_recorded(entry for entry in entries if isinstance(entry, str))
+    known, _ = resolve_recorded(entries)
     named = {Path(entry).stem for entry in allowed}
     kept = [*allowed, *(place for place in known if Path(place).stem not in named)]
     rest = {name: value for name, value in config.items() if name != SETTING}

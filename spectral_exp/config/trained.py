@@ -74,10 +74,16 @@ def load_trained(
     record = _read_record(paths)
 
     from spectral_exp.config.device import resolve_device
+    from spectral_exp.config.packages import changed_packages
     from spectral_exp.config.trust import recorded_config
     from spectral_exp.data.tokenizer import load_tokenizer
 
     config = recorded_config(record, packages)
+    if changed := changed_packages(record, config):
+        log.warning(
+            "the package %s has changed since the run %s: its present code builds the model",
+            " and ".join(changed), run,
+        )  # fmt: skip
     if block_size is not None:
         config = _lengthen(config, block_size)
     torch_device = resolve_device(device)

@@ -14,7 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.config.packages import remember_packages, without_foreign_packages
+from spectral_exp.config.packages import (
+    recorded_entries,
+    remember_packages,
+    without_foreign_packages,
+)
 from spectral_exp.config.remembered import remember, remembered
 from spectral_exp.core.errors import UserError
 
@@ -31,7 +35,8 @@ def recorded_config(record: Mapping[str, Any], packages: Sequence[str] = ()) -> 
     removed, so that the text comes from the cache or from the address that this package knows. So
     are packages that the user has not named on this machine; `packages` are those named now.
     """
-    config = without_foreign_packages(copy.deepcopy(dict(record["config"])), packages)
+    config = copy.deepcopy(dict(record["config"]))
+    config = without_foreign_packages(config, recorded_entries(record), packages)
     folder = working_directory(record)
     for key in PATH_SETTINGS:
         group, _, name = key.partition(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ class Component:
         for name in ("metric_prefixes", "files"):
             if not isinstance(getattr(cls, name), tuple):
                 raise TypeError(f"{cls.__name__}.{name} must be a tuple of texts")
+        for pattern in cls.files:
+            path = PurePath(pattern)
+            if not path.parts or path.is_absolute() or ".." in path.parts:
+                raise TypeError(
+                    f"{cls.__name__}.files: {pattern!r} must be relative to the run directory"
+                )
 
     def close(self) -> Any:
         """Finish what is under way. The runner calls it at the end of every attempt."""

@@ -83,6 +83,16 @@ def package_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     )
 
 
+def own_code_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences between the user's packages and configuration files of two runs."""
+    return list_differences(
+        *(
+            {name: f"content {str(of.get('sha256'))[:12]}" for name, of in sections.items()}
+            for sections in (record.get("own_code") or {} for record in (before, now))
+        )
+    )
+
+
 def environment_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences in hardware, threads, operating system, Python and packages."""
     pairs = zip(_environment(before), _environment(now), strict=True)

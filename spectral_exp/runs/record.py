@@ -17,6 +17,8 @@ from spectral_exp.core.json_text import parse_object, read_object
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
 
+_Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
+
 
 class _AttemptBase(TypedDict):
     from_step: Count
@@ -33,6 +35,7 @@ class Attempt(_AttemptBase, total=False):
     processes: Count
     hosts: list[str]
     devices: list[str]
+    own_code: dict[str, _Sha256]
 
 
 class Git(TypedDict, total=False):
@@ -47,6 +50,19 @@ class Git(TypedDict, total=False):
     diff_truncated: bool
     diff_file: str | None
     diff_crc32: Annotated[str, Matching("[0-9a-f]{8}", "8 hexadecimal digits")]
+
+
+class OwnCode(TypedDict, total=False):
+    """The state of a package of the user, or of the user's configuration files."""
+
+    place: str
+    sha256: _Sha256
+    repository: str | None
+    hash: Commit | None
+    committed: Count
+    saved: list[str]
+    deleted: list[str]
+    missing: list[str]
 
 
 class Dataset(TypedDict, total=False):
@@ -112,7 +128,7 @@ class Packed(TypedDict):
 
 class _AncestorBase(TypedDict):
     path: str
-    weights_sha256: Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
+    weights_sha256: _Sha256
 
 
 class Ancestor(_AncestorBase, total=False):
@@ -158,6 +174,8 @@ class ConfigRecord(TypedDict, total=False):
     hardware: Hardware
     host: Host
     git: Git
+    own_code: dict[str, OwnCode]
+    machine_metric_prefixes: list[str]
     packages: dict[str, str]
     attempts: list[Attempt]
     parent: Parent

@@ -61,7 +61,7 @@ def recorded_code(
         package.get(name) in (None, git.get(name)) for name in ("repository", "hash")
     )
     with contextlib.ExitStack() as stack:
-        source = _Source(stack, overrides, is_trusted)
+        source = CodeSource(stack, overrides, is_trusted)
         here = code_directory()
         patch = recorded_patch(paths, git)
         if code_differences(git, patch, *git_facts(here)):
@@ -77,7 +77,7 @@ def recorded_code(
             yield [user] if (user / "spectral_exp").is_dir() else [_PACKAGE_ROOT, user]
 
 
-def _user_code(source: _Source, paths: RunPaths, git: Mapping[str, Any], patch: bytes) -> Path:
+def _user_code(source: CodeSource, paths: RunPaths, git: Mapping[str, Any], patch: bytes) -> Path:
     """Return a checkout of the recorded commit with the recorded patch applied."""
     commit = git["hash"]
     if commit is None:
@@ -104,7 +104,7 @@ def _user_code(source: _Source, paths: RunPaths, git: Mapping[str, Any], patch: 
     return tree
 
 
-def _package_code(source: _Source, package: Mapping[str, Any]) -> Path:
+def _package_code(source: CodeSource, package: Mapping[str, Any]) -> Path:
     """Return a folder with the recorded version of this package, from its own repository."""
     now = package_facts()
     if all(package.get(name) == now[name] for name in ("hash", "version", "dirty")):
@@ -123,7 +123,7 @@ def _package_code(source: _Source, package: Mapping[str, Any]) -> Path:
     return source.check_out(str(commit), [package_checkout()])
 
 
-class _Source:
+class CodeSource:
     """Checks out code into temporary folders if it is the user's own or trusted.
 
     Args:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spectral_exp.config.packages import changed_packages
 from spectral_exp.config.starting_point import pin_parent
 from spectral_exp.config.trust import recorded_config, require_fingerprints
 from spectral_exp.core.errors import RunError, UserError, explain_os_error, require
@@ -36,6 +37,7 @@ from spectral_exp.runs.overrides import changed_settings, flatten, matters_for_s
 from spectral_exp.runs.planned import describe_limits, planned_steps, refuse_time_budget
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.training_record import read_record, recorded_patch
+from spectral_exp.verification.addition import is_trained_together, order_of_addition
 from spectral_exp.verification.fingerprint import (
     PARTS,
     Divergence,
@@ -81,7 +83,9 @@ class Findings:
         return [str(found) for found in sorted(self.divergences, key=lambda found: found.order)]
 
 
-def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, Any]:
+def verify_resume(
+    run: Path, steps: int, start: int | None = None, packages: Sequence[str] = ()
+) -> dict[str, Any]:
     """Repeat steps of a run and compare them; change nothing in its directory.
 
     Args:
@@ -90,6 +94,8 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
         start: step of the checkpoint to start from, 0 for the start of the run. By default the
             newest one after which the run has recorded `steps` steps, or else the newest one with
             `steps` steps before the end of the run.
+        packages: packages that may be imported, beside those that the run's record names and that
+            the user has used on this machine.
 
     Returns:
         The certificate: `verdict` ("identical" or "diverged"), `divergences` in chronological
@@ -105,7 +111,7 @@ def verify_resume(run: Path, steps: int, start: int | None = None) -> dict[str, 
     refuse_time_budget(run, record["config"])
     segment = choose_segment(paths, record, steps, start)
     old_config = _config_at(paths, record, segment.start)
-    config = _disable_monitoring(recorded_config(record))
+    config = _disable_monitoring(recorded_config(record, packages))
     if is_trained_together(record) and config.get("threads") is None:
         config["threads"] = (record.get("hardware") or {}).get("torch_threads")
     require_fingerprints(run, config, record.get("dataset") or {})
@@ -154,43 +160,12 @@ def _compare_facts(
     git = record["git"]
     return now, {
         "settings": settings_differences(old_config, record["config"], matters_for_steps),
-        "code": code_differences(git, recorded_patch(paths, git), now["git"], patch),
+        "code": [
+            *code_differences(git, recorded_patch(paths, git), now["git"], patch),
+            *(f"the package {package}" for package in changed_packages(record, config)),
+        ],
         "environment": environment_differences(record, now),
     }
-
-
-def is_trained_together(record: Mapping[str, Any]) -> bool:
-    """Return whether several processes have trained a run together."""
-    return any(attempt.get("processes", 1) > 1 for attempt in record["attempts"])
-
-
-def order_of_addition(record: Mapping[str, Any]) -> str:
-    """Return why one process cannot repeat the last bits of a run; "" if it can.
-
-    Several processes may add the gradients of micro-batches in another order.
-    """
-    count = record["config"]["training"].get("grad_accum_steps", 1)
-    for attempt in record["attempts"]:
-        if not _has_bits_of_one_process(attempt, count):
-            return (
-                f"{attempt['processes']} processes have added the gradients of {count} "
-                "micro-batches in another order than one process does; train with "
-                "distributed.exact=true and distributed.strategy=ddp for equal bits"
-            )
-    return ""
-
-
-def _has_bits_of_one_process(attempt: Mapping[str, Any], count: int) -> bool:
-    """Return whether an attempt with `count` micro-batches in a step computed as one process."""
-    size, is_exact = attempt.get("processes", 1), attempt.get("exact") is True
-    if size == 1:
-        return True
-    if attempt.get("strategy") == "fsdp":
-        # Without `exact` the norms of gradients are rounded in another way, with any order.
-        return is_exact and size == count
-    # CPU processes add in the order of ranks. The sum of two does not depend on their order.
-    is_ordered = size == 2 or set(attempt.get("devices", ())) == {"cpu"}
-    return is_exact or (size == count and is_ordered)
 
 
 def choose_segment(

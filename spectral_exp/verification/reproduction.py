@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -34,6 +35,7 @@ from spectral_exp.runs.differences import (
     code_differences,
     environment_differences,
     list_differences,
+    own_code_differences,
     package_differences,
     settings_differences,
 )
@@ -54,6 +56,7 @@ from spectral_exp.runs.planned import refuse_time_budget
 from spectral_exp.runs.record import ResultsRecord, read_results
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
+from spectral_exp.verification.recorded_packages import OwnPlaces, recorded_packages
 
 # The results that training determines. The best checkpoint also depends on which checkpoints are
 # kept, and other results depend on the machine.
@@ -117,13 +120,19 @@ def reproduce(
     refuse_loss(output)
     extent = _extent(paths, steps)
     _refuse_changed_settings(run, record, extent.last)
-    overrides = _overrides(run, record, output)
-    if code == "current":
-        _train([_PACKAGE_ROOT, code_directory()], overrides, RunPaths(output), extent)
-    else:
+    is_current, is_trusted = code == "current", code == "trusted"
+    if not is_current:
         _refuse_several_versions(record, extent.last)
-        with recorded_code(paths, record, overrides, is_trusted=code == "trusted") as folders:
-            _train(folders, overrides, RunPaths(output), extent)
+    with ExitStack() as stack:
+        own = stack.enter_context(
+            recorded_packages(paths, record, is_trusted=is_trusted, is_current=is_current)
+        )
+        overrides = _overrides(run, record, output, own)
+        folders = [_PACKAGE_ROOT, code_directory()]
+        if not is_current:
+            code_of_run = recorded_code(paths, record, overrides, is_trusted=is_trusted)
+            folders = stack.enter_context(code_of_run)
+        _train(folders, overrides, RunPaths(output), extent, own.restored)
     report = compare_runs(run, output, extent)
     write_json_atomic(output / REPRODUCTION_NAME, redact(report))
     return report
@@ -137,11 +146,11 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         `code`, `settings`, `environment`, `data`, `metrics` and `results`, the numbers of compared
         lines and values, and `not_compared`.
     """
-    from spectral_exp.config.build import component_prefixes
+    from spectral_exp.config.components import component_prefixes
 
     before, after = RunPaths(run), RunPaths(new)
     record, again = read_record(run), read_record(new)
-    own_prefixes = component_prefixes()
+    own_prefixes = (*component_prefixes(), *record.get("machine_metric_prefixes", ()))
     lines, values, metrics = _compare_metrics(
         _metrics(before), _metrics(after), extent.last, own_prefixes
     )
@@ -152,7 +161,8 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
             again["git"],
             recorded_patch(after, again["git"]),
         )
-        + package_differences(record, again),
+        + package_differences(record, again)
+        + own_code_differences(record, again),
         "environment": environment_differences(record, again),
         "data": list_differences(_inputs(record), _inputs(again)),
         "metrics": metrics,
@@ -225,14 +235,22 @@ def _refuse_changed_settings(run: Path, record: Mapping[str, Any], last: int) ->
             )
 
 
-def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
-    """Return the overrides of the first attempt, with `output` as the run directory."""
+def _overrides(run: Path, record: Mapping[str, Any], output: Path, own: OwnPlaces) -> list[str]:
+    """Return the overrides of the first attempt, with `output` as the run directory.
+
+    Args:
+        run: the run directory.
+        record: its record.
+        output: the new run directory.
+        own: where the user's packages and configuration files are.
+    """
     first = record["attempts"][0]
     left_out = (
         *PLACE, "monitoring.backup", "monitoring.companion", "monitoring.system", SETTING
     )  # fmt: skip
     # The number of processes may change the last bits.
-    kept = [o for o in first["overrides"] if is_among(setting_of(o), ("distributed", "packages"))]
+    moved = ("distributed",) if own.packages else ("distributed", "packages")
+    kept = [o for o in first["overrides"] if is_among(setting_of(o), moved)]
     kept += [o for o in first["overrides"] if not is_among(setting_of(o), left_out)]
     processes = first.get("processes", 1)
     overrides = [*kept, f"distributed.nproc={processes}"] if processes > 1 else kept
@@ -243,10 +261,18 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
             "be repeated from its record"
         )
     # The overrides of a sweep's job include its name and seed.
-    from spectral_exp.config.command_line import known_search, quote, trusted_overrides
+    from spectral_exp.config.command_line import (
+        format_value,
+        known_search,
+        plain_search,
+        quote,
+        trusted_overrides,
+    )
 
     search = first.get("search") or []
     known = known_search(search) if search else {}
+    if own.config_dir is not None and (named := plain_search(search)) is not None:
+        known = {**named, "--config-dir": str(own.config_dir)}
     if known is None:
         raise UserError(
             "the run was made with configuration files from elsewhere "
@@ -260,6 +286,8 @@ def _overrides(run: Path, record: Mapping[str, Any], output: Path) -> list[str]:
     overrides += [f"{key}={quote(path)}" for key, path in files.items()]
     if (address := _parent_address(run, record)) is not None:
         overrides.append(f"{SETTING}={quote(address)}")
+    if own.packages:
+        overrides.append(f"packages={format_value(own.packages)}")
     flags = [word for pair in known.items() for word in pair]
     return [*flags, *overrides, f"hydra.run.dir={quote(str(output.absolute()))}"]
 
@@ -292,10 +320,15 @@ def _text_settings(run: Path, record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_several_versions(record: Mapping[str, Any], last: int) -> None:
-    """Raise a UserError if the steps up to `last` were made by several commits."""
+    """Raise a UserError if the steps up to `last` were made by several versions of the code."""
     git, attempts = record["git"], record["attempts"]
     # The record has only the uncommitted changes of the last attempt.
-    used = {a["git_hash"] for a in attempts if a is attempts[0] or a["from_step"] < last}
+    counted = [a for a in attempts if a is attempts[0] or a["from_step"] < last]
+    if any(a.get("own_code") != attempts[-1].get("own_code") for a in counted):
+        raise UserError(
+            f"the run was made by several versions of your own packages in turn; {REMEDY}"
+        )
+    used = {a["git_hash"] for a in counted}
     if others := sorted(hash_ for hash_ in used if hash_ != (git["hash"] or NO_GIT_HASH)[:8]):
         versions = ", ".join([*others, str(git["hash"])])
         raise UserError(
@@ -303,19 +336,37 @@ def _refuse_several_versions(record: Mapping[str, Any], last: int) -> None:
         )
 
 
-def _train(code: Sequence[Path], overrides: Sequence[str], new: RunPaths, extent: Extent) -> None:
-    """Train in a new process, to the end or until step `extent.last` is logged."""
+def _train(
+    code: Sequence[Path],
+    overrides: Sequence[str],
+    new: RunPaths,
+    extent: Extent,
+    restored: Path | None,
+) -> None:
+    """Train in a new process, to the end or until step `extent.last` is logged.
+
+    Args:
+        code: the folders of this package and of the user's code.
+        overrides: of the command.
+        new: the new run directory.
+        extent: what to repeat.
+        restored: a folder with packages of the user, which counts before all others.
+    """
     path = os.pathsep.join(filter(None, [*map(str, code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
+    if restored is not None:
+        # That the user trains with these temporary files is not remembered.
+        environment["XDG_STATE_HOME"] = str(restored / ".state")
     if code[-1] not in (_PACKAGE_ROOT, code_directory()):
         environment[CODE_VARIABLE] = str(code[-1])
+    folders = [*code, *([restored] if restored else [])]
     print(
-        f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, code)))}",
+        f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, folders)))}",
         flush=True,
     )
     train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
-        [sys.executable, "-c", train, str(code[0]), *overrides],
+        [sys.executable, "-c", train, str(restored or code[0]), *overrides],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

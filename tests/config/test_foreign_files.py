@@ -20,6 +20,7 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.json_files import content_crc32
 from spectral_exp.data import Byte, KnownText, TextFile, prepare
 from spectral_exp.verification import replay, reproduction
+from spectral_exp.verification.recorded_packages import OwnPlaces
 from tests.conftest import NO_PLOTS, TINY
 
 TEXT = "wave after wave " * 300 + "\n"
@@ -180,7 +181,7 @@ def test_recorded_overrides_name_no_other_file_than_the_record(
     assert contents(here) == before
     record = json.loads(Path("run/config.json").read_text())
     try:
-        overrides = reproduction._overrides(Path("run"), record, Path("again"))
+        overrides = reproduction._overrides(Path("run"), record, Path("again"), OwnPlaces())
     except UserError as error:
         assert "is not trusted with that" in str(error)  # noqa: PT017 either it is refused, or it does not count
         return

@@ -20,12 +20,14 @@ from spectral_exp.commands import generate
 from spectral_exp.config import packages, trust
 from spectral_exp.config.build import check
 from spectral_exp.config.command_line import CommandLine, known_search
+from spectral_exp.config.components import component_files
 from spectral_exp.config.exported import write_huggingface
 from spectral_exp.config.parts import build_model
 from spectral_exp.config.trained import Trained
 from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.data.tokenizer import ByteTokenizer
 from spectral_exp.monitoring import ConfigTracker
+from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.tracking.own_code import own_code
 from tests.conftest import NO_PLOTS, TINY, compose, python
 from tests.test_adding_parts import FILES
@@ -43,19 +45,26 @@ def not_a_loss(x: float = 1.0) -> float:
     return x
 """
 WATCHER = """
+from pathlib import Path
+
 from spectral_exp.monitoring.component import Observer
 
 
 class Watcher(Observer):
     metric_prefixes = ("watched_",)
+    files = ("watched/*.txt",)
+    measures_machine = True
 
-    def __init__(self, interval: int = 1) -> None:
+    def __init__(self, experiment_dir: Path, interval: int = 1) -> None:
         self.interval = interval
+        self.folder = Path(experiment_dir, "watched")
 
     def should_observe(self, step):
         return step % self.interval == 0
 
     def observe(self, step, model):
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / f"{step}.txt").touch()
         return {"watched_step": float(step)}
 """
 CONF = {
@@ -108,6 +117,21 @@ def test_a_part_in_a_named_package_is_built(lab: Path) -> None:
     assert "a function in spectral_exp.losses or mylab that is annotated" in problem
     (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.optim.lion")
     assert "must be a subclass of Module" in problem
+
+
+def test_the_files_of_an_own_component_are_known(lab: Path) -> None:
+    (job,) = CommandLine.parse(["--config-dir", "myconf", *TINY, "+experiment=mine"]).compose()
+    for backed_up_only in (False, True):
+        assert "watched/*.txt" in component_files(job.config, backed_up_only=backed_up_only)
+    for target in ("mylab.watcher.Nothing", "mylab.optim.lion", "elsewhere.Watcher"):
+        config = {**job.config, "monitoring": {"watcher": {"_target_": target}}}
+        assert component_files(config) == component_files({})
+
+
+@pytest.mark.parametrize("pattern", ["/etc/passwd", "../other/*.txt", ""])
+def test_the_files_of_a_component_are_inside_the_run(pattern: str) -> None:
+    with pytest.raises(TypeError, match="relative to the run directory"):
+        type("Outside", (Component,), {"files": (pattern,)})
 
 
 def test_an_error_in_a_package_names_its_place(lab: Path) -> None:
@@ -173,16 +197,17 @@ def test_installed_distributions_may_declare_packages(
 
 def test_a_record_names_only_packages_that_the_user_has_used(lab: Path, tmp_path: Path) -> None:
     config = {"packages": ["mylab"], "name": "x"}
-    assert packages.without_foreign_packages(config) == {"name": "x"}
-    assert packages.without_foreign_packages(config, ["mylab"]) == config
+    record = {"config": config}
+    assert trust.recorded_config(record) == {"name": "x"}
+    assert trust.recorded_config(record, ["mylab"]) == config
     packages.remember_packages(config)
     place = str(lab / "mylab")
-    assert packages.without_foreign_packages(config)["packages"] == [place]
+    assert trust.recorded_config(record)["packages"] == [place]
     assert packages.resolve_recorded([place, "os", "/tmp/mylab", "evil"])[1] == [
         "os", "/tmp/mylab", "evil",
     ]  # fmt: skip
     (tmp_path / "state/spectral_exp/packages").chmod(0o666)
-    assert packages.without_foreign_packages(config) == {"name": "x"}
+    assert trust.recorded_config(record) == {"name": "x"}
 
 
 def test_a_record_reaches_no_other_folder_of_a_package_without_init(
@@ -190,7 +215,7 @@ def test_a_record_reaches_no_other_folder_of_a_package_without_init(
 ) -> None:
     """Such a package has the files of every folder of its name on the search path."""
     packages.remember_packages({"packages": ["mylab"]})
-    (place,) = packages.without_foreign_packages({"packages": ["mylab"]})["packages"]
+    (place,) = trust.recorded_config({"config": {"packages": ["mylab"]}})["packages"]
     archive = tmp_path / "archive"
     write(archive / "mylab", {"evil.py": "raise SystemExit"})
     sys.path.append(str(archive))  # a copy, which the fixture takes away again
@@ -272,12 +297,16 @@ def test_a_run_with_own_parts_goes_on_anywhere(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = lab / "run"
-    mine = ["--config-dir", "myconf", "+experiment=mine", *SETTINGS[:-2], f"hydra.run.dir={run}"]
-    assert train.main(mine) == 0
+    backup = f"backup_url=file://{tmp_path}/backups"
+    mine = ["--config-dir", "myconf", "+experiment=mine", *SETTINGS[:-2], backup]
+    assert train.main([*mine, f"hydra.run.dir={run}"]) == 0
     record = json.loads((run / "config.json").read_text())
     assert "mylab/watcher.py" in record["own_code"]["mylab"]["saved"]
     assert (run / "code.zip").is_file()
+    assert record["machine_metric_prefixes"] == ["watched_"]
     assert '"watched_step"' in (run / "logs/metrics.jsonl").read_text()
+    manifest = max((tmp_path / "backups/run").glob("manifest_*.json"))
+    assert {"watched/12.txt", "code.zip"} <= json.loads(manifest.read_text())["files"].keys()
     monkeypatch.chdir(tmp_path)
     assert train.main([f"resume={run}", "training.max_steps=14"]) == 0
     assert generate.main([str(run), "--tokens", "1"]) == 0

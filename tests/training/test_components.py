@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from spectral_exp.config import build as build_module
-from spectral_exp.config.build import build, check, component_files
+from spectral_exp.config import components
+from spectral_exp.config.build import build, check
+from spectral_exp.config.components import component_files
 from spectral_exp.core.errors import RunError
 from spectral_exp.monitoring import component
 from spectral_exp.monitoring.component import Observer, matching_files
@@ -59,7 +60,7 @@ def watcher(monkeypatch: pytest.MonkeyPatch) -> type[Watcher]:
     """A component that a user has added to `COMPONENTS`."""
     monkeypatch.setattr(Watcher, "__module__", component.__name__)
     monkeypatch.setattr(component, "Watcher", Watcher, raising=False)
-    monkeypatch.setitem(build_module.COMPONENTS, "watcher", Watcher)
+    monkeypatch.setitem(components.COMPONENTS, "watcher", Watcher)
     monkeypatch.setattr(Watcher, "calls", 0)
     monkeypatch.setattr(Watcher, "closed", 0)
     return Watcher
@@ -86,7 +87,7 @@ def test_components_own_every_file_of_a_run_but_those_of_the_process(tmp_path: P
     train(tmp_path, compose(*BASE, NO_PLOTS))
     paths = RunPaths(tmp_path)
     written = {path for path in tmp_path.rglob("*") if path.is_file()}
-    owned = set(matching_files(tmp_path, component_files()))
+    owned = set(matching_files(tmp_path, component_files({})))
     assert len(written & owned) > 10
     rest = {path for path in written - owned if paths.tokenizer not in path.parents}
     assert rest <= {paths.lock_file}
@@ -154,9 +155,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_with_its_file
     (tmp_path / "watched").mkdir()
     (tmp_path / HYDRA_FOLDER).mkdir()
     (tmp_path / "watched/3.txt").touch()
-    assert resume_problems(configuration(), tmp_path, component_files()) == []
+    assert resume_problems(configuration(), tmp_path, component_files({})) == []
     (tmp_path / "watched/notes.md").touch()
-    (problem,) = resume_problems(configuration(), tmp_path, component_files())
+    (problem,) = resume_problems(configuration(), tmp_path, component_files({}))
     assert "holds files but no run (watched, ...)" in problem
 
 
@@ -193,7 +194,7 @@ def test_a_run_from_before_a_component_existed_is_still_valid(watcher: type[Watc
 
 def test_only_the_first_of_several_processes_has_a_companion() -> None:
     config = compose(*BASE, "mirrors=[tensorboard]", "monitoring/system=default")
-    nodes = build_module._without_components(config)["monitoring"]
+    nodes = components.without_components(config)["monitoring"]
     assert not nodes["companion"]["enabled"]
     assert not nodes["system"]["enabled"]
     assert config["monitoring"]["companion"]["enabled"]

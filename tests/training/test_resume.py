@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.config.build import build, component_files
+from spectral_exp.config.build import build
+from spectral_exp.config.components import component_files
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import ConfigTracker
 from spectral_exp.runs.layout import RunPaths
@@ -20,7 +21,7 @@ BASE = ("+experiment=classic", *TINY, NO_PLOTS, "device=cpu")
 
 
 def problems_of(config: dict[str, Any], run_dir: Path | None) -> list[str]:
-    return resume_problems(config, run_dir, component_files())
+    return resume_problems(config, run_dir, component_files(config))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from spectral_exp.monitoring.checkpoint.file import write_checkpoint
 from spectral_exp.train import main as train_here
 from spectral_exp.training.runner import Runner
 from spectral_exp.verification import replay as verify_resume
+from spectral_exp.verification.addition import order_of_addition
 from tests.conftest import NO_PLOTS, TINY, python, train
 from tests.verification.records import assert_refused, read_config, read_files, rewrite
 
@@ -367,4 +368,4 @@ def test_every_attempt_must_have_the_bits_of_one_process(
     # The last attempt, whose settings are recorded, says nothing about an earlier one.
     config = {"training": {"grad_accum_steps": 4}, "distributed": {"exact": True}}
     record = {"config": config, "attempts": [attempt, {"processes": 1}]}
-    assert (verify_resume.order_of_addition(record) == "") == has_bits
+    assert (order_of_addition(record) == "") == has_bits

@@ -26,6 +26,7 @@ from spectral_exp.config.command_line.jobs import Composer as Composer
 from spectral_exp.config.command_line.jobs import Job as Job
 from spectral_exp.config.command_line.jobs import open_composer as open_composer
 from spectral_exp.config.command_line.recorded import known_search as known_search
+from spectral_exp.config.command_line.recorded import plain_search as plain_search
 from spectral_exp.config.command_line.recording import (
     list_changed_settings as list_changed_settings,
 )

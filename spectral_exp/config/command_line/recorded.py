@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from spectral_exp.config import trust
+from spectral_exp.config import packages, trust
 from spectral_exp.config.command_line.consent import trusted_overrides
-from spectral_exp.config.command_line.grammar import MAX_TEXT, is_readable
+from spectral_exp.config.command_line.grammar import MAX_TEXT, format_value, is_readable
 from spectral_exp.config.command_line.recording import SEARCH_PATH
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -68,7 +68,7 @@ def arguments_to_resume(
     ]
     absolute = _absolute_paths(record, [key for key in files if key not in given])
     replaced = {*given, *absolute, *_PLACE_KEYS}
-    recorded = _require_overrides(record.get("overrides"), resume)
+    recorded = _with_places(_require_overrides(record.get("overrides"), resume), record)
     kept = [override for override in recorded if setting_of(override) not in replaced]
     _refuse_secrets(kept)
     kept = trusted_overrides(kept, f"resume={resume}", files, source=source)
@@ -121,6 +121,18 @@ def _require_overrides(value: Any, resume: str) -> list[str]:
                 f"the record in {resume} is damaged: {printable(item, 60)} is not an override"
             )
     return value
+
+
+def _with_places(overrides: list[str], record: Mapping[str, Any]) -> list[str]:
+    """Return recorded overrides with the places of the packages, by whichever file they were named.
+
+    A package that was found in the folder of the run's command is not found in another folder.
+    """
+    entries = packages.recorded_entries(record)
+    if not entries:
+        return overrides
+    others = [override for override in overrides if setting_of(override) != packages.SETTING]
+    return [*others, f"{packages.SETTING}={format_value(entries)}"]
 
 
 def _refuse_secrets(overrides: Sequence[str]) -> None:
@@ -189,6 +201,13 @@ def known_search(search: Sequence[Any]) -> dict[str, str] | None:
 
     They count if they name one folder, in which the user has had configuration files before.
     """
+    names = plain_search(search)
+    return names if names is not None and trust.is_known_config_dir(names["--config-dir"]) else None
+
+
+def plain_search(search: Sequence[Any]) -> dict[str, str] | None:
+    """Return recorded search arguments by their flags, or None if they name more than one folder
+    and a file in it."""
     names = dict(zip(search[::2], search[1::2], strict=False))
     words = [word for pair in names.items() for word in pair]
     folder = names.get("--config-dir")
@@ -197,4 +216,4 @@ def known_search(search: Sequence[Any]) -> dict[str, str] | None:
         return None
     if not re.fullmatch(r"[\w-]+", names.get("--config-name", "config")):
         return None
-    return names if trust.is_known_config_dir(folder) else None
+    return names

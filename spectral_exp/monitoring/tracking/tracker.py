@@ -67,7 +67,8 @@ class ConfigTracker(Component):
             better: which values of a metric are better, `lower` or `higher`, by name. Metrics named
                 `loss`, `perplexity` or `accuracy`, also with `val_` before it, need none.
             own_packages: name -> folder of packages whose state in git is recorded, with a copy of
-                what git does not hold in `code.zip`.
+                what git does not hold in `code.zip`; `layout.OWN_CONFIG_NAME` -> folder
+                of configuration files.
             extra: further sections, with their names.
 
         Returns:
