@@ -65,6 +65,9 @@ NOT_RUN = {
     "spectral-exp bench all --json figures.json": "takes ten minutes",
     "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",
     "spectral-exp bench loop --quick": "takes a minute",
+    "tar -xf docs/science/runs.tar.xz -C outputs": "tests/test_science.py extracts the records",
+    **dict.fromkeys(re.findall(r"^spectral-exp compare outputs/runs/.*$", ALL, flags=re.MULTILINE),
+        "tests/test_science.py runs it on the published records"),
     "apt-get install bible-kjv perl-doc": "changes the machine",
     "mkdir texts": "the folder of the two lines below it",
     "bible -l1000 'gen1:1-rev22:21' > texts/kjv.txt": "needs the package above it",
@@ -73,6 +76,7 @@ NOT_RUN = {
     "spectral-exp train study=optimizers hydra/launcher=joblib": "takes hours",
     "spectral-exp train study=length hydra/launcher=joblib": "takes hours",
     "spectral-exp train study=size": "takes hours",
+    "spectral-exp evaluate outputs/length --split test --block-size 512": "needs a study above it",
 }  # fmt: skip
 """Lines of the documentation that no test runs, each with the reason. They are still parsed."""
 
