@@ -223,7 +223,7 @@ def test_a_report_without_metrics_holds_the_same_table(
     assert pack(capsys, study / "sweep", "--output", archive, "--no-metrics")[0] == 0
     copy = extracted(archive, tmp_path / "copy")
     name = next(path.name for path in copy.iterdir() if path.is_dir())
-    texts = []
+    texts: list[str] = []
     for folder in (study / "sweep", copy):
         made = tmp_path / f"report_{len(texts)}"
         command = [str(folder / name), "--output", str(made), "--formats", "md"]
