@@ -326,7 +326,7 @@ _VALUE = st.one_of(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.lists(_VALUE, unique=True, max_size=6))
 def test_different_values_of_a_setting_stay_different(values: list[str]) -> None:
     anonymizer = Anonymizer()
