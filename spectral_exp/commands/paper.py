@@ -111,6 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
     add_margin(parser)
     parser.add_argument(
+        "--attribute",
+        metavar="GROUP",
+        help="the group whose difference to the baseline is attributed to single parts (default: "
+        "the group that differs in most parts, if all groups between the two are there)",
+    )
+    parser.add_argument(
         "--evaluation",
         action="append",
         default=[],
@@ -127,6 +133,7 @@ def _write(options: argparse.Namespace) -> Written:
         at=options.at,
         baseline=options.baseline,
         margin=options.margin,
+        attribute=options.attribute,
         where=tuple(options.where),
         group_by=tuple(split_names(options.group_by)) if options.group_by else None,
         title=options.title,

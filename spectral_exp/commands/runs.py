@@ -201,8 +201,8 @@ def _pack(options: argparse.Namespace) -> None:
     for sentence in packed.remaining:
         print(f"note: {printable(sentence)}", file=sys.stderr)
     n_bytes = output.stat().st_size
-    runs = format_count(packed.n_runs, "run")
-    print(f"{printable(output)}: {runs} in {n_bytes:,} bytes")
+    runs, files = format_count(packed.n_runs, "run"), format_count(packed.n_files, "file")
+    print(f"{printable(output)}: {runs}, {files}, {n_bytes:,} bytes")
     removed = [f"{kind} ({count:,})" for kind, count in sorted(packed.removed.items())]
     print(f"removed: {', '.join(removed) or 'nothing'}")
 

@@ -181,8 +181,12 @@ class _Export:
         """Return the metrics that have a curve in a run of the view."""
         if self._route.page == "run":
             return [name for name in self._library.run(self._route.key).metrics if name != "step"]
-        table = groups_answer(self._answer, self._folders)
-        return [metric["name"] for metric in table["metrics"] if metric["curve"]]
+        return [metric["name"] for metric in self._listed() if metric["curve"]]
+
+    def _listed(self) -> list[dict[str, Any]]:
+        """Return the metrics among which the page of groups offers a choice."""
+        metrics: list[dict[str, Any]] = groups_answer(self._answer, self._folders)["metrics"]
+        return metrics
 
     def _tables(self) -> Iterable[tuple[str, bytes]]:
         """Yield the table of groups for the metric of the view and for every other."""
@@ -190,7 +194,8 @@ class _Export:
         yield self._table({"metric": given}, self._answer)
         if given is None:
             yield self._table({"metric": self._view.metric}, self._answer)
-        for metric in self._metrics() if self._route.page != "run" else ():
+        listed = self._listed() if self._route.page != "run" else []
+        for metric in [one["name"] for one in listed]:
             if metric == self._view.metric:
                 continue
             try:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from spectral_exp.core.errors import UserError, require
@@ -32,6 +33,7 @@ from spectral_exp.results.number_texts import (
     probability_text,
 )
 from spectral_exp.results.statistics import Interval
+from spectral_exp.runs.evaluations import score_names
 from spectral_exp.runs.metric_names import DERIVED, METRICS, USE
 from spectral_exp.runs.run import Run, metric_describer
 
@@ -47,6 +49,7 @@ _FORMULAS = {
 """What the columns of a table hold beside the mean or the difference of a row."""
 
 _KEPT_ANSWERS = 16
+_MAX_SCORES = 300  # of evaluations, among which the page offers a choice
 
 
 @dataclass(frozen=True)
@@ -231,7 +234,7 @@ def _table_sources(comparison: Comparison, view: View) -> list[list[dict[str, An
 def metric_names(runs: Sequence[Run]) -> list[str]:
     """Return the metrics that some run has, in the order in which they were logged.
 
-    Those whose names hold invisible characters are left out.
+    The scores of evaluations come last. Metrics whose names hold invisible characters are left out.
     """
     found = dict.fromkeys(name for run in runs for name in run.metrics)
     found |= dict.fromkeys(name for run in runs for name in run.results.get("final_metrics") or ())
@@ -242,6 +245,8 @@ def metric_names(runs: Sequence[Run]) -> list[str]:
         for name in DERIVED
         if name not in later or any(run.value(name) is not None for run in runs)
     )
+    scores = dict.fromkeys(name for run in runs for name in score_names(run.evaluations))
+    found |= dict.fromkeys(islice(scores, _MAX_SCORES))
     hidden = ("step", "val_step")
     return [name for name in found if name not in hidden and printable(name) == name]
 

@@ -91,21 +91,28 @@ class Attribution:
                 f"{noun(len(missing), 'has', 'have')} no finished run, so there are no main "
                 "effects: " + "; ".join(map(self.grid.describe, missing))
             )
-        sizes = [
-            size
-            for summary in self.grid.cells.values()
-            for run in summary.runs
-            if (size := run.n_parameters) is not None
-        ]
-        if sizes and max(sizes) > 1.01 * min(sizes):
+        if sizes := self.unequal_sizes:
             notes.append(
-                f"the groups have {min(sizes):,} to {max(sizes):,} parameters: effects include "
+                f"the groups have {sizes[0]:,} to {sizes[1]:,} parameters: effects include "
                 "those of the size"
             )
         n_tests = sum(one.p_value is not None for one in self.effects)
         if n_tests > 1:
             notes.append(f"p-values are corrected for {n_tests} effects (Holm)")
         return notes
+
+    @property
+    def unequal_sizes(self) -> tuple[int, int] | None:
+        """The lowest and highest number of parameters, or None if they differ by at most 1 %."""
+        sizes = [
+            size
+            for summary in self.grid.cells.values()
+            for run in summary.runs
+            if (size := run.n_parameters) is not None
+        ]
+        if not sizes or max(sizes) <= 1.01 * min(sizes):
+            return None
+        return min(sizes), max(sizes)
 
     def _about_total(self) -> str:
         if self.total.mean is None:

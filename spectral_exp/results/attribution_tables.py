@@ -90,15 +90,19 @@ def attribution_rows(attribution: Attribution) -> Iterable[dict[str, Any]]:
         }
 
 
-def _row(attribution: Attribution, effect: Effect, digits: int) -> tuple[str | Cell, ...]:
+def change_words(attribution: Attribution, effect: Effect) -> tuple[str, str]:
+    """Return what changes in an effect, and together with what."""
     part = next(part for part in attribution.grid.parts if part.name == effect.part)
     given = [name for name in attribution.grid.names if effect.given and name in effect.given]
     together = _ALL if effect.given is None else ", ".join(given) or _NOTHING_ELSE
+    return f"{part.before} to {part.after}", together
+
+
+def _row(attribution: Attribution, effect: Effect, digits: int) -> tuple[str | Cell, ...]:
     is_small = effect.separated or effect.detectable is None
     return (
         effect.part,
-        f"{part.before} to {part.after}",
-        together,
+        *change_words(attribution, effect),
         f"{effect.n}{'' if effect.paired else '*'}",
         Cell(number_text(effect.mean, digits, signed=True), bold=effect.separated),
         interval_text(effect.interval, digits, signed=True),

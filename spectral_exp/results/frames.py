@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from spectral_exp.core.errors import explain_missing
 from spectral_exp.core.json_value import jsonable
 from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.runs.evaluations import score_names
 from spectral_exp.runs.run import Run
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class LoadedRuns:
     `steps`, `n_parameters`, `train_s`, the marks `tags` (separated by commas), `note`, `pinned` and
     `archived`, then `settings.NAME` for every setting by its dotted name,
     `final.METRIC`, and `best.METRIC` for metrics of which it is known which values are better
-    (values as in `Run.value`; the best one flatters a run). A setting whose values have
-    different types becomes text.
+    (values as in `Run.value`; the best one flatters a run), and `bpb@test:256` and the like for
+    each score that was recorded by `spectral-exp evaluate`. A setting whose values have different
+    types becomes text.
 
     A frame of metrics has one row per run and logged step: `run_id`, `step`, and a column per
     metric. A value that was not logged is null in polars and NaN in pandas.
@@ -129,7 +131,7 @@ class LoadedRuns:
             name: _make_uniform([value_of(run) for run in self.runs], kind)
             for name, (kind, value_of) in _OWN_COLUMNS.items()
         }
-        for section in (_settings, _final_values, _best_values):
+        for section in (_settings, _final_values, _best_values, _scores):
             found = [section(run) for run in self.runs]
             for name in dict.fromkeys(name for values in found for name in values):
                 columns[name] = _make_uniform([values.get(name) for values in found])
@@ -209,6 +211,10 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _final_values(run: Run) -> dict[str, float | None]:
     return {f"final.{name}": run.value(name) for name in _metric_names(run)}
+
+
+def _scores(run: Run) -> dict[str, float | None]:
+    return {name: run.value(name) for name in score_names(run.evaluations)}
 
 
 def _best_values(run: Run) -> dict[str, float]:

@@ -21,7 +21,7 @@ _PATH = re.compile(
 _WHOLE = re.compile(r"(?:file://)?(?:(?:~[^/\\\n]*)?[/\\](?!\*)|[A-Za-z]:[\\/](?!/)|~$)[^\n]*")
 _HOME = re.compile(r"(?:/home/|/Users/|[A-Za-z]:[\\/]Users[\\/])([\w.-]+)")
 _OVERRIDE = re.compile(r"([+~]*[\w./@:-]+=)(.*)", re.DOTALL)
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+")
 _UNKNOWN = "path"
 _NO_HOSTS = {"localhost", "localhost.localdomain"}
 
@@ -64,7 +64,8 @@ class Anonymizer:
     @property
     def names(self) -> list[str]:
         """The known names of machines and persons, the longest first."""
-        return sorted(self._hosts | self._users, key=lambda name: (-len(name), name))
+        known = [name for name in self._hosts | self._users if len(name) > 1]
+        return sorted(known, key=lambda name: (-len(name), name))
 
     def value(self, text: str) -> str:
         """Return the value of a setting without absolute paths."""

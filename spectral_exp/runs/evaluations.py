@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -108,12 +108,23 @@ def parse_evaluation(metric: str) -> EvaluationMetric | None:
 
 def evaluation_conditions(evaluations: Sequence[Mapping[str, Any]]) -> list[EvaluationMetric]:
     """Return the texts and windows of some evaluations, each once, in order."""
-    return sorted(
-        {
-            EvaluationMetric(printable(one["text"]), one["block_size"], one["stride"])
-            for one in evaluations
-        }
-    )
+    return sorted({_condition(one) for one in evaluations})
+
+
+def _condition(evaluation: Mapping[str, Any]) -> EvaluationMetric:
+    sizes = evaluation["block_size"], evaluation["stride"]
+    return EvaluationMetric(printable(evaluation["text"]), *sizes)
+
+
+def score_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the scores of the newest evaluations as metrics, ordered by text and window."""
+    newest = {_condition(one): one for one in evaluations}
+    return [
+        replace(condition, number=number).name
+        for condition, one in sorted(newest.items(), key=lambda pair: pair[0])
+        for number in SCORES
+        if one.get(number) is not None
+    ]
 
 
 def read_evaluations(run: Path, problems: list[str]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
 from spectral_exp.runs.marks import NO_MARKS, read_marks
 from spectral_exp.runs.metrics_file import MetricFile
-from spectral_exp.runs.metrics_summary import MetricsSummary, summarize_metrics
+from spectral_exp.runs.metrics_summary import MetricFileSummary, summarize_metrics
 from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.parentage import origin_settings
 from spectral_exp.runs.parts import config_hash, part_names
@@ -185,13 +185,13 @@ def _read_metrics(
     paths: RunPaths, problems: list[str], content: MetricFile | None
 ) -> dict[str, Any]:
     """Return the facts about metrics, of `content` without summaries."""
-    summary = MetricsSummary()
+    summary = MetricFileSummary()
     try:
         if content is None:
             summary = summarize_metrics(paths, problems)
         else:
             end = (content.last_step, content.unreadable, content.unfinished)
-            summary = MetricsSummary({name: [] for name in content.series}, None, *end)
+            summary = MetricFileSummary({name: [] for name in content.series}, None, *end)
     except OSError as error:
         problems.append(f"{paths.metrics_file.name} cannot be read: {error.strerror}")
     if summary.unreadable:

@@ -18,7 +18,7 @@ from spectral_exp.runs.run import MetricSummary, summarize_speeds
 from spectral_exp.runs.schema import Count, Findings, conform
 
 
-class _Record(TypedDict, total=False):
+class _Content(TypedDict, total=False):
     metrics: dict[str, list[float]]
     speeds: list[float]
     last_step: Count
@@ -27,7 +27,7 @@ class _Record(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class MetricsSummary:
+class MetricFileSummary:
     """What is known of a metrics file without its series.
 
     Attributes:
@@ -43,7 +43,7 @@ class MetricsSummary:
     unfinished: bool = False
 
     @classmethod
-    def of(cls, content: MetricFile) -> MetricsSummary:
+    def of(cls, content: MetricFile) -> MetricFileSummary:
         """Summarize a metrics file."""
         speeds = content.series.get("tokens_per_s")
         return cls(
@@ -59,19 +59,19 @@ class MetricsSummary:
         return asdict(self)
 
 
-def summarize_metrics(paths: RunPaths, problems: list[str]) -> MetricsSummary:
+def summarize_metrics(paths: RunPaths, problems: list[str]) -> MetricFileSummary:
     """Summarize the metrics of a run, or return the summary that was published in their place.
 
     Raises:
         OSError: the metrics file cannot be read.
     """
     try:
-        return MetricsSummary.of(read_metrics(paths.metrics_file))
+        return MetricFileSummary.of(read_metrics(paths.metrics_file))
     except FileNotFoundError:
-        return _read_summary(paths.metrics_summary_file, problems) or MetricsSummary()
+        return _read_summary(paths.metrics_summary_file, problems) or MetricFileSummary()
 
 
-def _read_summary(file: Path, problems: list[str]) -> MetricsSummary | None:
+def _read_summary(file: Path, problems: list[str]) -> MetricFileSummary | None:
     if not os.path.lexists(file):
         return None
     try:
@@ -80,12 +80,12 @@ def _read_summary(file: Path, problems: list[str]) -> MetricsSummary | None:
         problems.append(str(error).replace(str(file), file.name))
         return None
     findings = Findings(file.name)
-    record = conform(_Record, content, findings)
+    record = conform(_Content, content, findings)
     metrics = record.get("metrics", {})
     for name in [name for name, values in metrics.items() if not _is_summary(values)]:
         findings.add(f"metrics.{printable(name, 60)}", metrics.pop(name), "a summary of a metric")
     problems += findings.all()
-    return MetricsSummary(
+    return MetricFileSummary(
         metrics,
         record.get("speeds"),
         record.get("last_step", 0),

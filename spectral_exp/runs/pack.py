@@ -48,7 +48,7 @@ from spectral_exp.runs.metric_lines import (
     metric_number,
     parse_entry,
 )
-from spectral_exp.runs.metrics_summary import MetricsSummary, summarize_metrics
+from spectral_exp.runs.metrics_summary import MetricFileSummary, summarize_metrics
 from spectral_exp.runs.published import Publication
 from spectral_exp.runs.training_record import recorded_patch_crc32
 
@@ -208,18 +208,18 @@ def _add_run(
         _add_metrics(archive, paths, logs / METRICS_NAME)
     else:
         summary = _summary(paths, left_out)
-        if summary != MetricsSummary():
+        if summary != MetricFileSummary():
             archive.add_json(logs / METRICS_SUMMARY_NAME, summary.content())
 
 
-def _summary(paths: RunPaths, left_out: list[LeftOut]) -> MetricsSummary:
+def _summary(paths: RunPaths, left_out: list[LeftOut]) -> MetricFileSummary:
     try:
         _refuse_links(paths.metrics_summary_file)
         _refuse_links(paths.metrics_file)
         return summarize_metrics(paths, [])
     except OSError as error:
         left_out.append((paths.metrics_file, f"cannot be read: {error.strerror}"))
-        return MetricsSummary()
+        return MetricFileSummary()
 
 
 def _add_metrics(archive: _Archive, paths: RunPaths, name: PurePosixPath) -> None:

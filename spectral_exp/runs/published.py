@@ -105,8 +105,9 @@ class Publication:
         for name in _PROSE:
             if isinstance(made.get(name), str):
                 made[name] = self.anonymizer.prose(made[name])
-        kept = ("generation_samples", *_PROSE)  # what a model has written names nobody
-        made |= {n: self._anonymous(value) for n, value in made.items() if n not in kept}
+        made |= {n: self._anonymous(value) for n, value in made.items() if n not in _PROSE}
+        if "generation_samples" in content:  # what a model has written names nobody
+            made["generation_samples"] = _samples(content["generation_samples"])
         if "attempts" in content:
             made["attempts"] = [_numbers(one) for one in _list(content["attempts"])]
         if "processes" in content:
@@ -235,6 +236,16 @@ def _chosen(content: Any, names: Iterable[str]) -> Any:
         return content if content is None or isinstance(content, bool | int | float) else {}
     wanted = set(names)
     return {name: value for name, value in content.items() if name in wanted}
+
+
+def _samples(samples: Any) -> list[Any]:
+    """Return the texts that a model has written, with their steps and prompts."""
+    names = ("step", "prompt", "text")
+    return [
+        one if isinstance(one, str) else _chosen(one, names)
+        for one in _list(samples)
+        if isinstance(one, str | Mapping)
+    ]
 
 
 def _numbers(content: Any) -> dict[str, Any]:

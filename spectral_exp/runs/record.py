@@ -120,7 +120,7 @@ REPORTED_PACKAGES = (
 """The packages whose versions stand in papers and published records."""
 
 
-class Packed(TypedDict):
+class Packing(TypedDict):
     """What a published record holds of the original; see `runs.pack`."""
 
     metrics: bool
@@ -181,7 +181,7 @@ class ConfigRecord(TypedDict, total=False):
     parent: Parent
     units: dict[str, Annotated[str, _UNIT]]
     better: dict[str, Literal["lower", "higher"]]
-    packed: Packed
+    packed: Packing
     crc32: str
 
 

@@ -71,6 +71,20 @@ def test_the_matched_twin_is_as_large_as_the_wave_model(size: str) -> None:
         assert abs(count(compose("+experiment=classic", "model/size=tiny")) - wave) > 0.02 * wave
 
 
+def test_the_study_of_sizes_compares_models_of_equal_size() -> None:
+    study = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/study/size.yaml"))
+    assert isinstance(study, dict)
+    overrides = [
+        *study["overrides"],
+        *study["blocks"]["attention"]["overrides"],
+        "model/size=small",
+    ]
+    rotary, phasor = (
+        count(compose(*overrides, f"model/attention={name}")) for name in ("rotary", "phasor")
+    )
+    assert abs(rotary - phasor) <= 0.01 * phasor
+
+
 def test_a_wrong_setting_of_the_model_is_reported_by_its_full_name() -> None:
     config = compose("+experiment=wave")
     config["model"]["attention"]["n_wavez"] = 3

@@ -464,3 +464,7 @@ def test_a_new_score_of_a_run_is_shown(tmp_path: Path) -> None:
         "perplexity": "-",
     }
     assert any("evaluations.jsonl" in problem for problem in found["problems"])
+    table = dashboard.json("/api/groups", metric="bpb@val:64")
+    assert [row["value"]["text"] for row in table["rows"]] == ["1.5000"]
+    listed = {one["name"]: one["curve"] for one in table["metrics"] if "@" in one["name"]}
+    assert listed == {"bpb@val:64": False, "loss@val:64": False}

@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_a_file_holds_what_the_server_answers(dashboard: Dashboard) -> None:
             details = json.loads(answers[f"api/run/{key}"])
             assert details.pop("left_out") == []
             assert details == dashboard.json(f"/api/run/{key}")
+
+
+def test_a_file_holds_the_tables_of_evaluations(tmp_path: Path) -> None:
+    line = {"step": 7, "text": "val", "block_size": 64, "stride": 64, "loss": 1.0, "bpb": 1.5}
+    run = make_run(tmp_path, "classic", 1)
+    (run / "evaluations.jsonl").write_text(f"{json.dumps(line)}\n")
+    dashboard = Dashboard(tmp_path)
+    answers = exported(dashboard)
+    names = [one["name"] for one in json.loads(answers["api/groups"])["metrics"]]
+    assert {"bpb@val:64", "tokens_per_s", "train_s"} <= set(names)
+    for name in names:
+        saved = json.loads(answers[f"api/groups?metric={quote(name, safe='')}"])
+        assert saved["rows"] == dashboard.json("/api/groups", metric=name)["rows"]
 
 
 def assert_nearly_equal(found: bytes, expected: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -58,6 +59,10 @@ def made(tmp_path: Path) -> Path:
     )
     with RunPaths(killed).metrics_file.open("ab") as file:
         file.write(b'{"step": 45, "own": 1.5, "loss": "NaN"}\n{"step": 60, "text": "x"}\n')
+    line = {"step": 30, "text": "test", "block_size": 256, "stride": 64, "loss": 1.5, "bpb": 2.0}
+    later = {**line, "bpb": 2.1, "perplexity": 4.5}
+    text = "".join(f"{json.dumps(one)}\n" for one in (line, later))
+    RunPaths(killed).evaluations_file.write_text(text)
     return tmp_path
 
 
@@ -84,6 +89,13 @@ def test_one_row_for_each_run(made: Path, kind: str) -> None:
     assert (wave["settings.training.patience"], first["settings.training.patience"]) == (4, None)
     assert [row["settings.data.own"] for row in (first, killed, wave)] == ["a.txt", None, "[1, 2]"]
     assert [row["settings.model.bias"] for row in (first, killed, wave)] == [None, True, None]
+    scores = {name: killed[name] for name in killed if "@" in name}
+    assert scores == {
+        "bpb@test:256/64": 2.1,
+        "loss@test:256/64": 1.5,
+        "perplexity@test:256/64": 4.5,
+    }
+    assert (first["bpb@test:256/64"], wave["bpb@test:256/64"]) == (None, None)
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars"])

@@ -76,6 +76,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = {**SETTINGS, "data.path": "/data/other/kjv.txt"}
     odd = make_run(folder, "classic", 4, status="failed", settings=other, record=RECORD)
     _change(RunPaths(odd).results_file, error="no '/home/alice/a b.txt' on bigbox (4 files/s)")
+    sample = {"step": 7, "prompt": "#!", "text": "/usr/bin/env", "image": "/home/alice/x.png"}
+    _change(RunPaths(odd).results_file, generation_samples=[sample])
     update_marks(odd, {"note": "ask alice@lab.example, or see /home/alice/x.", "tags": ["odd"]})
     with RunPaths(odd).metrics_file.open("ab") as file:
         file.write(b'/home/alice\n{"step": 110, "loss": "NaN", "by": "alice", "n": 1e999}\n{"alice')
@@ -144,7 +146,7 @@ def test_an_extracted_archive_gives_the_numbers_and_names_nobody(
     archive = tmp_path / "study.tar.xz"
     code, out, err = pack(capsys, study, "--output", archive, *options)
     assert code == 0
-    assert "7 runs in " in out
+    assert "7 runs, " in out
     assert "command lines (8)" in out
     assert "left out" not in err
     copy = extracted(archive, tmp_path / "copy")
@@ -177,7 +179,11 @@ def test_an_extracted_archive_gives_the_numbers_and_names_nobody(
                 assert one.series(metric).values.tolist() == pytest.approx(
                     other.series(metric).values.tolist(), rel=0, nan_ok=True
                 )
-    (marks, problems) = read_marks(next(run.path for run in again.runs if run.seed == 4))
+    odd = next(run for run in again.runs if run.seed == 4)
+    assert odd.results["generation_samples"] == [
+        {"step": 7, "prompt": "#!", "text": "/usr/bin/env"}
+    ]
+    marks, problems = read_marks(odd.path)
     assert marks.tags == ("odd",)
     assert not problems
     assert marks.note == "ask <redacted>, or see x."
@@ -223,7 +229,7 @@ def test_a_report_without_metrics_holds_the_same_table(
     assert pack(capsys, study / "sweep", "--output", archive, "--no-metrics")[0] == 0
     copy = extracted(archive, tmp_path / "copy")
     name = next(path.name for path in copy.iterdir() if path.is_dir())
-    texts = []
+    texts: list[str] = []
     for folder in (study / "sweep", copy):
         made = tmp_path / f"report_{len(texts)}"
         command = [str(folder / name), "--output", str(made), "--formats", "md"]
@@ -253,7 +259,7 @@ def test_links_fifos_giants_and_foreign_folders_are_left_out(
     archive = tmp_path / "runs.tar.xz"
     code, out, err = pack(capsys, folder, "--output", archive)
     assert code == 0
-    assert "5 runs in" in out
+    assert "5 runs, 11 files, " in out
     for path, reason in (
         (RunPaths(linked).results_file, "it is a link"),
         (RunPaths(logs).metrics_file, "it is a link"),
@@ -326,7 +332,7 @@ _VALUE = st.one_of(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.lists(_VALUE, unique=True, max_size=6))
 def test_different_values_of_a_setting_stay_different(values: list[str]) -> None:
     anonymizer = Anonymizer()

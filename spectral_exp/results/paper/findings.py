@@ -23,6 +23,7 @@ from spectral_exp.results.document.model import (
 from spectral_exp.results.document.prose import prose
 from spectral_exp.results.finding import Source
 from spectral_exp.results.group import Group
+from spectral_exp.results.paper.contributions import contributions
 from spectral_exp.results.paper.evaluations import evaluations
 from spectral_exp.results.paper.material import DASH, Material, plain_number
 from spectral_exp.results.paper.passages import join_sentences, passage
@@ -316,7 +317,7 @@ def ablations(material: Material) -> tuple[Block, ...]:
         blocks.append(
             _no_data("no two configurations differ in exactly one part of the grid", material)
         )
-        return tuple(blocks)
+        return (*blocks, *contributions(material))
     order = {part: i for i, part in enumerate(PARTS)}
     found.sort(key=lambda d: order.get(d.part or "", len(PARTS)))
     blocks.append(Paragraph(_passage("ablations", reading=_by_part(material, found))))
@@ -334,6 +335,7 @@ def ablations(material: Material) -> tuple[Block, ...]:
         )
     )
     blocks += material.figures.get("ablations", ())
+    blocks += contributions(material)
     return tuple(blocks)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spectral_exp.core.errors import SettingError, UserError, nearest
+from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.core.scratch import scratch_folder
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
+from spectral_exp.results.attribution import Attribution, attribute
+from spectral_exp.results.compared import Comparison
 from spectral_exp.results.comparison import compare
 from spectral_exp.results.document.bibliography import bibtex, work
 from spectral_exp.results.document.formulas import to_typst
@@ -221,9 +223,29 @@ def build(
         tuple(left_out),
         {},
         tuple(compare(groups, one, baseline=comparison.baseline) for one in choices.evaluations),
+        _attribution(comparison, choices),
     )
     material = replace(material, figures=_draw(material))
     return assemble(material, _document(material))
+
+
+def _attribution(comparison: Comparison, choices: Choices) -> Attribution | None:
+    """Return the chosen attribution, or that of the group which differs in most, if it is whole.
+
+    Raises:
+        UserError: the chosen group is not there, or its difference cannot be attributed.
+    """
+    if choices.attribute is not None:
+        allowed = "without group_by: groups must not mix settings"
+        require(not choices.group_by, "attribute", choices.attribute, allowed)
+        return attribute(comparison, choices.attribute)
+    if choices.group_by:
+        return None
+    try:
+        found = attribute(comparison)
+    except UserError:
+        return None
+    return None if found.grid.missing else found
 
 
 def assemble(material: Material, document: Document) -> Paper:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spectral_exp.results.attribution import Attribution
 from spectral_exp.results.compared import Comparison, Difference, GroupSummary
 from spectral_exp.results.document.model import (
     Code,
@@ -44,6 +45,8 @@ class Choices:
 
     Attributes:
         metric, at, baseline, margin: as for `compare`; an empty metric is chosen by `usual_metric`.
+        attribute: the group whose difference to the baseline is attributed to single parts; None
+            for that which differs in most, if the grid between the two is whole.
         evaluations: names of the evaluations that are compared too (see `runs.evaluations`).
         where, group_by: as for `ResultsAggregator`.
         title: None makes one from the runs.
@@ -56,6 +59,7 @@ class Choices:
     at: str = "final"
     baseline: str | None = None
     margin: float | None = None
+    attribute: str | None = None
     evaluations: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     group_by: tuple[str, ...] | None = None
@@ -78,6 +82,7 @@ class Material:
             archived runs.
         figures: those of the comparison by their topic (`results.figures.Topic`).
         evaluations: comparisons of the groups in scores of other texts and lengths.
+        attribution: what single parts contribute to a difference, or None.
         metric_decimals: decimals of the metric; None derives them from the intervals.
     """
 
@@ -88,6 +93,7 @@ class Material:
     left_out: tuple[tuple[str, str], ...]
     figures: Mapping[str, Sequence[Figure]]
     evaluations: tuple[Comparison, ...] = ()
+    attribution: Attribution | None = None
     metric_decimals: int | None = None
 
     @property
@@ -148,7 +154,7 @@ class Material:
     def interval(self, summary: GroupSummary) -> Text:
         """The interval of a group's mean in brackets, or a dash."""
         formula = "bound of the 95 % bootstrap interval of the mean"
-        return self._bounds(summary.interval, self.ids(summary), formula, self._format_fixed)
+        return self.bounds(summary.interval, self.ids(summary), formula, self._format_fixed)
 
     def extremes(self, summary: GroupSummary) -> Text:
         """The lowest and the highest value of a group, or a dash."""
@@ -159,7 +165,7 @@ class Material:
 
     def count(self, summary: GroupSummary) -> Text:
         """How many runs of a group count."""
-        return self._number(len(summary.values), self.ids(summary), "number of runs", str)
+        return self.number(len(summary.values), self.ids(summary), "number of runs", str)
 
     def ids(self, summary: GroupSummary) -> tuple[str, ...]:
         """The runs of a group that count."""
@@ -173,34 +179,32 @@ class Material:
             else "difference of the means"
         )
         formula = f"{mean}, {_pair_words(difference)}"
-        return self._number(difference.mean, self._both(difference), formula, self._format_signed)
+        return self.number(difference.mean, self._both(difference), formula, self.signed)
 
     def difference_interval(self, difference: Difference) -> Text:
         """The interval of a difference in brackets, or a dash."""
         formula = f"bound of the 95 % interval of {_pair_words(difference)}"
-        return self._bounds(
-            difference.interval, self._both(difference), formula, self._format_signed
-        )
+        return self.bounds(difference.interval, self._both(difference), formula, self.signed)
 
     def pairs(self, difference: Difference) -> Text:
         """On how many pairs a difference rests."""
         formula = "number of pairs" if difference.paired else "number of runs of the smaller group"
-        return self._number(difference.n, self._both(difference), formula, str)
+        return self.number(difference.n, self._both(difference), formula, str)
 
     def probability(self, difference: Difference) -> Text:
         """The probability of improvement, or a dash."""
         value, ids = difference.probability_of_improvement, self._both(difference)
-        return self._number(value, ids, "probability of improvement", lambda p: f"{p:.2f}")
+        return self.number(value, ids, "probability of improvement", lambda p: f"{p:.2f}")
 
     def p_value(self, difference: Difference) -> Text:
         """The p value before correction, or a dash."""
         ids = self._both(difference)
-        return self._number(difference.p_value, ids, "p value before correction", _format_p)
+        return self.number(difference.p_value, ids, "p value before correction", format_p)
 
     def p_holm(self, difference: Difference) -> Text:
         """The p value after Holm's correction, or a dash."""
         ids = self._both(difference)
-        return self._number(difference.p_holm, ids, "p value after Holm's correction", _format_p)
+        return self.number(difference.p_holm, ids, "p value after Holm's correction", format_p)
 
     def number_of(self, n: int, what: str, runs: Iterable[Run] | None = None) -> Number:
         """A count of things among the runs."""
@@ -211,21 +215,22 @@ class Material:
         return (*self.ids(difference.a), *self.ids(difference.b))
 
     def _statistic(self, summary: GroupSummary, value: float | None, formula: str) -> Text:
-        return self._number(value, self.ids(summary), formula, self._format_plain)
+        return self.number(value, self.ids(summary), formula, self.plain)
 
-    def _bounds(
+    def bounds(
         self,
         interval: Interval | None,
         ids: tuple[str, ...],
         formula: str,
         show: Callable[[float], str],
     ) -> Text:
+        """The bounds of an interval of the compared metric in brackets, or a dash for None."""
         if interval is None:
             return (DASH,)
-        low, high = (self._number(x, ids, formula, show) for x in (interval.low, interval.high))
+        low, high = (self.number(x, ids, formula, show) for x in (interval.low, interval.high))
         return ("[", *low, ",\u00a0", *high, "]")
 
-    def _number(
+    def number(
         self,
         value: float | None,
         ids: tuple[str, ...],
@@ -238,13 +243,15 @@ class Material:
         source = Source(self.comparison.metric, ids, self.comparison.at, formula)
         return (Number(show(value), value, source),)
 
-    def _format_plain(self, value: float) -> str:
+    def plain(self, value: float) -> str:
+        """Return a value of the metric."""
         return f"{value:.{self.decimals}f}"
 
     def _format_fixed(self, value: float) -> str:
-        return self._format_plain(value).replace("-", "\u2212")
+        return self.plain(value).replace("-", "\u2212")
 
-    def _format_signed(self, value: float) -> str:
+    def signed(self, value: float) -> str:
+        """Return a difference in the metric with its sign."""
         return f"{value:+.{self.decimals}f}".replace("-", "\u2212")
 
     # --- single runs ----------------------------------------------------------------------
@@ -262,7 +269,7 @@ class Material:
     def value(self, run: Run) -> Text:
         """The metric of one run, or a dash."""
         value = run.value(self.comparison.metric, self.comparison.at)
-        return self._number(value, (run.run_id,), SAME, self._format_plain)
+        return self.number(value, (run.run_id,), SAME, self.plain)
 
     def average(self, runs: Sequence[Run], metric: str, show: Callable[[float], str]) -> Text:
         """The mean of a metric over those runs that have it, or a dash."""
@@ -364,7 +371,7 @@ def plain_number(value: float) -> str:
     return shown
 
 
-def _format_p(p: float) -> str:
+def format_p(p: float) -> str:
     """Return a p value with three decimals, or that it is smaller than these show."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 

@@ -60,6 +60,7 @@ class RecordedChoices(TypedDict, total=False):
     at: str
     baseline: str | None
     margin: float | None
+    attribute: str | None
     evaluations: list[str]
     where: list[str]
     group_by: list[str] | None
@@ -121,7 +122,7 @@ def record(
 
 def _choices(choices: Choices) -> dict[str, Any]:
     """Return the choices; later ones that were not made are left out, as in earlier records."""
-    later = {"margin", "evaluations"}
+    later = {"margin", "attribute", "evaluations"}
     return {name: value for name, value in asdict(choices).items() if value or name not in later}
 
 
@@ -207,7 +208,8 @@ def run_files(root: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of a run that a paper reads, if they exist."""
     paths = RunPaths(root)
     found = {}
-    for path in (paths.config_file, paths.results_file, paths.metrics_file):
+    metrics = (paths.metrics_file, paths.metrics_summary_file)
+    for path in (paths.config_file, paths.results_file, *metrics):
         if path.is_file():
             found[path.relative_to(root).as_posix()] = digest(path.read_bytes())
     return found
