@@ -46,16 +46,23 @@ class Ledger:
     """The content of a ledger.
 
     Attributes:
-        command: arguments of the command that continues the sweep.
+        command: arguments of the last command of the sweep.
+        commands: hash of a job -> arguments of the last command that has it.
         jobs: hash -> job, in the order in which they were planned. Secrets are replaced.
         sources: fingerprint of the configuration files that `known` holds for.
         known: digest of a job's overrides -> hash of the job.
     """
 
     command: list[str] = field(default_factory=list)
+    commands: dict[str, list[str]] = field(default_factory=dict)
     jobs: dict[str, PlannedJob] = field(default_factory=dict)
     sources: str = ""
     known: dict[str, str] = field(default_factory=dict)
+
+    def commands_of(self, jobs: Iterable[str]) -> list[list[str]]:
+        """Return the arguments of the commands that together have `jobs`; the last one for none."""
+        found = [self.commands.get(key, self.command) for key in jobs]
+        return _distinct(filter(None, found or [self.command]))
 
 
 def read_ledger(sweep: Path) -> Ledger:
@@ -74,8 +81,14 @@ def read_ledger(sweep: Path) -> Ledger:
             for key, job in content["jobs"].items()
         }
         known = dict(zip(_texts(content["known"]), _texts(content["known"].values()), strict=True))
-        return Ledger(_texts(content["command"]), jobs, str(content["sources"]), known)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # A ledger of an earlier version has one command.
+        listed = [_texts(command) for command in content.get("commands", ())]
+        commands = {
+            key: listed[job["command"]] for key, job in content["jobs"].items() if "command" in job
+        }
+        command, sources = _texts(content["command"]), str(content["sources"])
+        return Ledger(command, commands, jobs, sources, known)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is damaged: it is not a ledger of jobs") from error
 
 
@@ -148,15 +161,23 @@ def record_plan(
     if sources:
         known = known | {found: job.key for job in jobs if (found := digest(job.overrides))}
     all_jobs = before.jobs | {job.key: job for job in shown}
-    ledger = Ledger(list(redact(list(command))), all_jobs, sources, known)
+    arguments = list(redact(list(command)))
+    commands = before.commands | {job.key: arguments for job in jobs}
+    ledger = Ledger(arguments, commands, all_jobs, sources, known)
     if ledger == before:
         return
+    listed = _distinct(commands.values())
     content: dict[str, Any] = {
         "format": _FORMAT,
-        "command": ledger.command,
+        "command": arguments,
+        "commands": listed,
         "jobs": {
-            job.key: {"folder": job.folder, "overrides": list(job.overrides)}
-            for job in all_jobs.values()
+            key: {
+                "folder": job.folder,
+                "overrides": list(job.overrides),
+                **({"command": listed.index(commands[key])} if key in commands else {}),
+            }
+            for key, job in all_jobs.items()
         },
         "sources": sources,
         "known": known,
@@ -190,6 +211,10 @@ def fingerprint(folders: Sequence[Path], config_name: str) -> str:
             content.update(f"\0{file.relative_to(folder)}\0".encode(errors="backslashreplace"))
             content.update(text)
     return content.hexdigest()[:16]
+
+
+def _distinct(commands: Iterable[list[str]]) -> list[list[str]]:
+    return [list(command) for command in dict.fromkeys(map(tuple, commands))]
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

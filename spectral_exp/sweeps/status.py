@@ -13,7 +13,7 @@ from spectral_exp.results.table_data import as_csv, as_json
 from spectral_exp.results.table_formats import Cell, TableReport, TextTable
 from spectral_exp.runs.layout import SWEEP_NAME
 from spectral_exp.runs.load import load_run
-from spectral_exp.sweeps.ledger import read_ledger
+from spectral_exp.sweeps.ledger import Ledger, read_ledger
 from spectral_exp.sweeps.names import find_folders
 from spectral_exp.sweeps.report import command_to_continue, count_states
 from spectral_exp.sweeps.search.report import SearchReport, read_searches
@@ -53,14 +53,15 @@ class SweepStatus:
 
     Attributes:
         folder: of the sweep.
-        command: the command that continues it, "" if it is unknown.
+        commands: the commands that continue it, of which there are several if its jobs were planned
+            by several; none if they are unknown.
         jobs: in the order in which they were planned.
         problems: of its ledger.
         searches: those that have proposed jobs of the sweep.
     """
 
     folder: Path
-    command: str
+    commands: Sequence[str]
     jobs: Sequence[JobStatus]
     problems: Sequence[str] = ()
     searches: Sequence[SearchReport] = ()
@@ -90,16 +91,18 @@ def find_sweep(name: str) -> Path:
 def read_status(folder: Path) -> SweepStatus:
     """Return the status of the sweep in `folder`, also while it runs."""
     problems = []
-    command, names = "", list(find_folders(folder).values())
+    ledger, names = Ledger(), list(find_folders(folder).values())
     try:
         ledger = read_ledger(folder)
-        command = command_to_continue(ledger.command) if ledger.command else ""
         planned = [job.folder for job in ledger.jobs.values()]
         names = [*planned, *(name for name in names if name not in planned)]
     except UserError as error:
         problems.append(str(error))
     jobs = [_read_job(folder / name) for name in names]
-    return SweepStatus(folder, command, jobs, problems, read_searches(folder))
+    left = {job.job for job in jobs if job.state != "done"}
+    commands = ledger.commands_of(key for key, job in ledger.jobs.items() if job.folder in left)
+    lines = [command_to_continue(arguments) for arguments in commands]
+    return SweepStatus(folder, lines, jobs, problems, read_searches(folder))
 
 
 def _read_job(run: Path) -> JobStatus:
@@ -130,7 +133,8 @@ def render_status(status: SweepStatus, form: str) -> str:
         content = {
             "sweep": status.folder.name,
             "path": str(status.folder),
-            "command": status.command,
+            "command": status.commands[-1] if status.commands else "",
+            "commands": list(status.commands),
             "counts": dict(counts),
             "remaining_s": status.remaining_s,
             "jobs": rows,
@@ -147,7 +151,8 @@ def render_status(status: SweepStatus, form: str) -> str:
     notes = [("reasons", reasons), ("problems", list(status.problems))]
     tables = [_table(title, status.jobs), *(search.table() for search in status.searches)]
     text = TableReport(tables, notes).render("table")
-    return f"{text}\nto continue it: {status.command}\n" if status.command else text
+    lines = [f"to continue it: {command}\n" for command in status.commands]
+    return "\n".join([text, "".join(lines)]) if lines else text
 
 
 def _table(title: str, jobs: Sequence[JobStatus]) -> TextTable:

@@ -32,6 +32,11 @@ def test_plans_of_several_launchers_are_joined(tmp_path: Path) -> None:
     assert ledger.jobs == {ONE.key: ONE, TWO.key: TWO}
     assert ledger.known == {digest(job.overrides): job.key for job in (ONE, TWO)}
     assert ledger.command == ["-m", "seed=2"]
+    assert ledger.commands_of(ledger.jobs) == [["-m", "seed=1"], ["-m", "seed=2"]]
+    assert ledger.commands_of([ONE.key]) == [["-m", "seed=1"]]
+    assert ledger.commands_of([]) == [["-m", "seed=2"]]
+    record_plan(tmp_path, ["-m", "seed=1,2"], [ONE, TWO], "a")
+    assert read_ledger(tmp_path).commands_of(ledger.jobs) == [["-m", "seed=1,2"]]
     # Other configuration files may make other jobs of the same overrides.
     record_plan(tmp_path, [], [ONE], "b")
     assert read_ledger(tmp_path).known == {digest(ONE.overrides): ONE.key}

@@ -261,7 +261,9 @@ def _job(config: DictConfig, is_named: bool) -> Job:
     try:
         keys = [str(key) for key in config if key != "hydra"]
         plain = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
-        run_dir = Path(str(config.hydra.run.dir)) if is_named else None
+        assert isinstance(plain, dict)
+        is_known = is_named or (plain.get("experiment_id") is not None and not is_sweep)
+        run_dir = Path(str(config.hydra.run.dir)) if is_known else None
         sweep_dir = Path(str(config.hydra.sweep.dir))
         place = Path.cwd() / str(config.hydra.sweep.dir if is_sweep else config.hydra.run.dir)
     except OmegaConfBaseException as error:
@@ -270,7 +272,6 @@ def _job(config: DictConfig, is_named: bool) -> Job:
         raise UserError(
             f"the run directory {place} must not hold ${{ in its path, which Hydra would replace"
         )
-    assert isinstance(plain, dict)
     sweeper = config.hydra.sweeper
     is_plain = str(sweeper.get("_target_")).endswith(".BasicSweeper") and not any(
         sweeper.get(name) for name in ("params", "max_batch_size")
