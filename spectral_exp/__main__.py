@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from spectral_exp import __version__
 from spectral_exp.config import completion
+from spectral_exp.config.threads import set_waiting_of_threads
 from spectral_exp.core.console import exit_code
 from spectral_exp.core.errors import UserError, nearest
 from spectral_exp.core.signals import end_at_ctrl_c
@@ -74,6 +75,8 @@ def _dispatch(name: str, arguments: list[str] | None) -> int:
     if name not in COMMANDS:
         return exit_code(lambda: _raise_unknown(name))
     if arguments is None:
+        if name != "bench":  # which measures what the user has set
+            set_waiting_of_threads()
         sys.argv[:2] = [f"{sys.argv[0]} {name}"]
     command: Callable[[list[str] | None], int] = importlib.import_module(COMMANDS[name][0]).main
     return command(arguments)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_exp.config.threads import set_waiting_of_threads
 from spectral_exp.results.frames import LoadedRuns, load_runs
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run
@@ -36,7 +37,8 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
 
     A first Ctrl-C, the stop button of a notebook, saves the run and returns it with the status
     `interrupted`. Working directory, `sys.argv`, environment variables, signal handlers, logging
-    and Hydra's state are afterwards as they were.
+    and Hydra's state are afterwards as they were; but the first call that loads torch sets
+    `GOMP_SPINCOUNT`, as the command does.
 
     Args:
         overrides: as on the command line: `["+experiment=wave", "seed=2"]`.
@@ -53,6 +55,7 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
     from spectral_exp.runs.load import load_run
     from spectral_exp.train import prepare_run
 
+    set_waiting_of_threads()
     flags = [] if config_dir is None else ["--config-dir", str(Path(config_dir).absolute())]
     with kept_process_state():
         root, run_it = prepare_run([*flags, *overrides])

@@ -3,17 +3,24 @@ is created."""
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from spectral_exp.config.build import check
 from spectral_exp.config.command_line import CommandLine
+from spectral_exp.config.construct import Constructor
+from spectral_exp.config.parts import make_loss, make_schedule
 from spectral_exp.core.errors import UserError
+from spectral_exp.losses import cross_entropy
+from spectral_exp.optim import schedule
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose, python
 
 FILES = {
@@ -288,8 +295,6 @@ def test_the_other_name_of_a_learning_rate_is_known_on_the_command_line() -> Non
 
 
 def test_a_model_without_a_required_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch import nn
-
     from spectral_exp.models import gpt
 
     class Bare(nn.Module):
@@ -302,3 +307,44 @@ def test_a_model_without_a_required_method_is_named(monkeypatch: pytest.MonkeyPa
     problems = check({**config, "model": node, "match": None}, None)
     assert any(problem.startswith("model._target_: Bare lacks ") for problem in problems)
     assert any("new_cache" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda loss: loss, "must return the scalar to differentiate, and a dict"),
+        (lambda loss: (loss, {}), "with the plain cross-entropy as `loss`"),
+        (lambda loss: (loss, {"loss": loss}), "its detached scalar parts"),
+        (lambda loss: (loss.detach(), {"loss": loss.detach()}), "the scalar to differentiate"),
+        (lambda loss: (loss.repeat(2), {"loss": loss.detach()}), "the scalar to differentiate"),
+        (lambda loss: {}[0], "loss: Own cannot do a step of the training loop: KeyError: 0"),
+        (lambda loss: (loss, {"loss": loss.detach(), "other": loss.detach() * 2}), None),
+    ],
+)
+def test_a_loss_is_tried_before_a_run(
+    answer: Callable[[Tensor], Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own(cross_entropy.Loss):
+        def forward(self, logits: Tensor, targets: Tensor) -> Any:
+            return answer(nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+
+    monkeypatch.setattr(cross_entropy, "Own", Own, raising=False)
+    monkeypatch.setattr(Own, "__module__", cross_entropy.__name__)
+    make = Constructor()
+    make_loss({"loss": {"_target_": f"{cross_entropy.__name__}.Own"}}, make, True, 7)
+    assert len(make.problems) == (words is not None)
+    assert words is None or words in make.problems[0]
+
+
+@pytest.mark.parametrize("value", [None, "0.5", math.nan, 0.5, 1])
+def test_a_schedule_is_tried_before_a_run(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own:
+        def factor(self, step: int) -> Any:
+            return value
+
+    monkeypatch.setattr(schedule, "Own", Own, raising=False)
+    monkeypatch.setattr(Own, "__module__", schedule.__name__)
+    make = Constructor()
+    make_schedule({"schedule": {"_target_": f"{schedule.__name__}.Own"}}, make, True, 10)
+    is_valid = value in (0.5, 1)
+    assert make.problems == [] if is_valid else "must be a finite number" in make.problems[0]

@@ -31,7 +31,14 @@ from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
 from spectral_exp.config.packages import own_places
-from spectral_exp.config.parts import ROLES, make_dataset, make_model, make_part
+from spectral_exp.config.parts import (
+    ROLES,
+    make_dataset,
+    make_loss,
+    make_model,
+    make_part,
+    make_schedule,
+)
 from spectral_exp.config.processes import divide, find_shared_run, make_ranks, share_run
 from spectral_exp.config.roles import Role
 from spectral_exp.config.samples import build_sampler, plot_sample, prompt_ids
@@ -310,8 +317,8 @@ def _assemble(
     if optimizer is not None and not is_whole:
         make.call("", lambda: refuse_indivisible_optimizer(optimizer))
     budget = make_budget(config, settings, model, make)
-    schedule = make_part(config, "schedule", make, max_steps=budget.schedule_steps)
-    loss = make_part(config, "loss", make, vocab_size=vocab_size)
+    schedule = make_schedule(config, make, trial, budget.schedule_steps)
+    loss = make_loss(config, make, trial, vocab_size)
     sample = None if dataset is None else plot_sample(dataset).ids
     components = make_components(config, paths, make, sample_ids=sample, max_steps=budget.last_step)
     make.finish()

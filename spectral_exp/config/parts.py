@@ -17,6 +17,7 @@ from spectral_exp.models.twin import match_parameters
 from spectral_exp.models.undrawn import UndrawnWeights
 from spectral_exp.training.contracts import Schedule
 from spectral_exp.training.settings import TrainingSettings
+from spectral_exp.training.trial import try_loss, try_schedule
 
 ROLES = {
     "model": Role(nn.Module, "spectral_exp.models"),
@@ -40,6 +41,24 @@ _MODEL_ATTRIBUTES = (
 def make_part(config: Mapping[str, Any], group: str, make: Constructor, **runtime: Any) -> Any:
     """Build the part that `config` chooses in `group`, or return None after adding its problems."""
     return make.make(config.get(group), group, ROLES[group], **runtime)
+
+
+def make_schedule(
+    config: Mapping[str, Any], make: Constructor, trial: bool, max_steps: int | None
+) -> Any:
+    """Build the schedule; on trial, compute the factor of the first step too."""
+    schedule = make_part(config, "schedule", make, max_steps=max_steps)
+    if trial and schedule is not None:
+        make.call("schedule", lambda: try_schedule(schedule))
+    return schedule
+
+
+def make_loss(config: Mapping[str, Any], make: Constructor, trial: bool, vocab_size: int) -> Any:
+    """Build the loss; on trial, compute it for small logits too."""
+    loss = make_part(config, "loss", make, vocab_size=vocab_size)
+    if trial and loss is not None:
+        make.call("loss", lambda: try_loss(loss, vocab_size))
+    return loss
 
 
 def make_model(config: Mapping[str, Any], vocab_size: int, make: Constructor) -> Any:

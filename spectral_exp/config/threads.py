@@ -11,7 +11,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that decide it; OpenMP reads them once, when it is loaded."""
 
 DEFAULTS: Mapping[str, str] = MappingProxyType({"GOMP_SPINCOUNT": "1000"})
-"""What a run sets if the user has set none of `VARIABLES`.
+"""What a command sets if the user has set none of `VARIABLES`.
 
 With the default of GNU's OpenMP a thread that waits spins for milliseconds, and beside another busy
 process it spins on the processor that the other thread needs. `spectral-exp bench threads` measures

@@ -291,10 +291,9 @@ def _attachment(name: str) -> dict[str, str]:
 def _band(site: Site, query: Query, names: dict[str, str]) -> Response:
     metric, axis = query.required("metric"), query.text("x") or "step"
     kind = cast("bands.Kind", query.choice("band", ("interval", "range")))
-    view = View.of(query)
-    answer = site.comparisons.answer(view)
+    answer = site.comparisons.answer(View.of(query))
     groups = [
-        load_group_curves(site.library, group, view, metric, axis)
+        load_group_curves(site.library, group, answer.view, metric, axis)
         for group in choose_groups(answer, query.names("groups"))
     ]
     content = bands.bands_answer(groups, metric, axis, _window(query), kind)

@@ -111,8 +111,8 @@ class _Export:
             "where": tuple(route.query.getlist("where")),
             **{name: route.query.get(name) for name in ("group_by", "at", "baseline", "archived")},
         }
-        self._view = View.of(Query(route.query))
-        self._answer = comparisons.answer(self._view)
+        self._answer = comparisons.answer(View.of(Query(route.query)))
+        self._view = self._answer.view
         self._axes = list(dict.fromkeys(("step", route.query.get("x") or "step")))
         self._compared = self._comparison()
 

@@ -6,7 +6,7 @@ import shlex
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -35,7 +35,7 @@ from spectral_exp.results.number_texts import (
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.evaluations import score_names
 from spectral_exp.runs.metric_names import DERIVED, METRICS, USE
-from spectral_exp.runs.run import Run, metric_describer
+from spectral_exp.runs.run import Run, metric_describer, usual_metric
 
 MEAN = "mean of the runs"
 _FORMULAS = {
@@ -58,6 +58,7 @@ class Answer:
 
     Attributes:
         seq: number of the library's last change.
+        view: with the metric that was chosen if none was named.
         chosen: the runs that meet the conditions.
         groups: of these runs.
         comparison: of the groups; None if no run has the metric, as `problem` explains.
@@ -110,6 +111,7 @@ def compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
     conditions = view.where if aggregator.runs else ()
     chosen = aggregator.select(conditions, archived=view.archived)
     groups = chosen.groups(view.group_by) if chosen.runs else []
+    view = view if view.metric else replace(view, metric=usual_metric(chosen.runs))
     try:
         comparison = compare(groups, view.metric, at=view.at, baseline=view.baseline)
     except UserError as error:

@@ -87,14 +87,14 @@ class View:
     Attributes:
         where: conditions, all of which hold.
         group_by: settings in which the runs of a group agree; None for all but the seed.
-        metric, at: the number of each run.
+        metric, at: the number of each run; an empty metric is chosen by `usual_metric`.
         baseline: label of the group to compare with, or None.
         archived: whether archived runs count too.
     """
 
     where: tuple[str, ...] = ()
     group_by: tuple[str, ...] | None = None
-    metric: str = "val_bpb"
+    metric: str = ""
     at: str = "final"
     baseline: str | None = None
     archived: bool = False
@@ -107,7 +107,7 @@ class View:
         return cls(
             where=tuple(query.texts("where")),
             group_by=tuple(query.names("group_by")) or None,
-            metric=query.text("metric") or "val_bpb",
+            metric=query.text("metric") or "",
             at=at,
             baseline=query.text("baseline") or None,
             archived=query.flag("archived"),

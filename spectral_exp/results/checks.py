@@ -11,6 +11,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results.cautions import cautions
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words, identities_of
+from spectral_exp.results.slow_steps import slow_steps
 from spectral_exp.results.times import compare_used_times
 from spectral_exp.runs.budget import Budget, parse_at
 from spectral_exp.runs.metric_names import metric_info
@@ -56,7 +57,7 @@ def run_flags(run: Run, metric: str = "val_bpb") -> list[Finding]:
         too_good(run),
     ]
     found += [_started_from(run), _one_batch(run), _dirty(run), *_continued_otherwise(run)]
-    found += cautions(run)
+    found += [*cautions(run), slow_steps(run)]
     found += [finding("unreadable", "{problem}", problem=problem) for problem in run.problems]
     return [one for one in found if one is not None]
 

@@ -107,6 +107,7 @@ _WITHOUT_PANEL = {
     "bad_steps": Metric("Skipped steps", "steps", False, "lower", "training"),
     "accuracy": Metric("Accuracy", "share (0 to 1)", False, "higher", "training"),
     "steps_at_risk": Metric("Steps at risk", "steps", False, "lower", "machine"),
+    "slowdown": Metric("Slow steps", "times the usual seconds", None, "lower", "machine"),
     "checkpoint_compression": Metric("Checkpoint compression", "ratio", None, "higher", "machine"),
 }
 SYSTEM_PREFIXES = ("system/", "gpu/")

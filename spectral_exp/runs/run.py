@@ -392,19 +392,22 @@ class Run:
 def usual_metric(runs: Iterable[Run]) -> str:
     """Return the metric in which runs are compared unless another is named.
 
-    The first that any run has of `val_bpb`, `val_loss`, another metric of validation, `loss`, and
-    any other metric of which it is known which values are better.
+    The first that any run has of `val_bpb`, `val_loss`, another metric of validation, `loss`, any
+    other metric of which it is known which values are better, and any other about the model.
     """
     runs = list(runs)
     describe = metric_describer(runs)
     reported = (name for run in runs for name in _section(run.results, "final_metrics"))
     names = dict.fromkeys([*(name for run in runs for name in run.metrics), *reported])
-    known = {name: info for name in names if (info := describe(name)).direction is not None}
+    hidden = ("step", "val_step")
+    about = {name: describe(name) for name in names if name not in hidden}
+    known = {name: info for name, info in about.items() if info.direction is not None}
     ranked = [
         ["val_bpb", "val_loss"],
         [name for name, info in known.items() if info.kind == "validation"],
         ["loss"],
         [name for name, info in known.items() if info.kind not in ("machine", "cost")],
+        [name for name, info in about.items() if info.kind not in ("machine", "cost")],
     ]
     candidates = (name for group in ranked for name in group if name in names)
     return next(candidates, "val_bpb")

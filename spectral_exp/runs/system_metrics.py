@@ -56,6 +56,46 @@ def read_system_metrics(run: str | Path) -> dict[str, SystemSeries]:
     return {name: _series(found, first_s) for name, found in points.items()}
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The system metrics while a run made certain steps, and its usual ones.
+
+    Attributes:
+        then: name -> mean of the measurements between two logged steps.
+        usual: name -> median of the whole run.
+    """
+
+    then: dict[str, float]
+    usual: dict[str, float]
+
+
+def measured_before(run: str | Path, step: int) -> Moment | None:
+    """Return what was measured after the last logged step before `step`; None without.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    entries = [
+        entry for line in read_lines(RunPaths(run).system_file) if (entry := parse_entry(line))
+    ]
+    last = max((entry["step"] for entry in entries if entry["step"] < step), default=None)
+    if last is None:
+        return None
+    found: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+    for entry in entries:
+        for name, value in entry.items():
+            number = metric_number(value) if name.startswith(SYSTEM_PREFIXES) else None
+            if number is not None and math.isfinite(number):
+                found[1].setdefault(name, []).append(number)
+                if entry["step"] == last:
+                    found[0].setdefault(name, []).append(number)
+    then, usual = found
+    return Moment(
+        {name: float(np.mean(values)) for name, values in then.items()},
+        {name: float(np.median(values)) for name, values in usual.items()},
+    )
+
+
 def _series(points: list[tuple[float, float]], first_s: float) -> SystemSeries:
     ordered = np.array(sorted(points))
     return SystemSeries((ordered[:, 0] - first_s) / 3600, ordered[:, 1])

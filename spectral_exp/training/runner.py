@@ -318,9 +318,12 @@ class Runner:
     def _training_metrics(self, report: StepReport) -> dict[str, float]:
         step = self.state.step
         values = self.stepper.metrics(report)
-        if slow := self._speed.check(step, values["tokens_per_s"]):
-            log.warning("%s", slow)
-            self.metrics.log_message(slow)
+        rate = values["tokens_per_s"]
+        if slowdown := self._speed.check(rate, self.state.train_s):
+            values["slowdown"] = slowdown
+            if slow := self._speed.warning(step, rate, slowdown):
+                log.warning("%s", slow)
+                self.metrics.log_message(slow)
         if self.checkpoint.enabled:
             values["steps_at_risk"] = self.checkpoint.steps_at_risk(step)
             # The cost of each durable checkpoint is logged once.

@@ -13,7 +13,7 @@ from tests.conftest import python
 PRINT = """
 import os, runpy, sys
 try:
-    runpy.run_module("spectral_exp.train", run_name="__main__", alter_sys=True)
+    runpy.run_module("%s", run_name="__main__", alter_sys=True)
 except SystemExit:
     pass
 print({name: os.environ.get(name) for name in %r}, "torch" in sys.modules)
@@ -44,11 +44,19 @@ def test_nothing_is_set_after_torch_has_been_loaded(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_the_training_command_sets_it_before_torch_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "words", "is_set"),
+    [
+        ("spectral_exp.train", ["--help"], True),
+        ("spectral_exp", ["generate", "--help"], True),
+        ("spectral_exp", ["bench", "--help"], False),
+    ],
+)
+def test_commands_set_it_before_torch_is_loaded(
+    module: str, words: list[str], is_set: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    done = python("-c", PRINT % (VARIABLES,), "--help", cwd=tmp_path)
-    expected = {name: DEFAULTS.get(name) for name in VARIABLES}
+    done = python("-c", PRINT % (module, VARIABLES), *words, cwd=tmp_path)
+    expected = {name: DEFAULTS.get(name) if is_set else None for name in VARIABLES}
     assert done.stdout.endswith(f"{expected} False\n"), done.stderr

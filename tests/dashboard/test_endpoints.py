@@ -15,6 +15,7 @@ import pytest
 
 from spectral_exp.commands import compare as compare_command
 from spectral_exp.core.foreign_text import printable_lines
+from spectral_exp.monitoring import ConfigTracker, MetricsLogger, open_experiment
 from spectral_exp.runs.layout import RunPaths
 from tests.dashboard.served import Dashboard, log_values, owned
 from tests.results.made_runs import make_run
@@ -47,6 +48,34 @@ def printed(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> 
     """What `spectral-exp compare` prints."""
     assert compare_command.main([str(folder), "--no-index", *options]) == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("logged", "metric", "unit"),
+    [
+        ({"loss": 0.5}, "loss", "loss (mean squared error)"),
+        ({"loss": 0.5, "val_loss": 0.6}, "val_loss", "loss (mean squared error)"),
+        ({"loss": 0.5, "val/accuracy": 0.9}, "val/accuracy", "value"),
+        ({"generator/loss": 0.5}, "generator/loss", "value"),
+        ({"psnr": 30.0, "learning_rate": 0.1}, "psnr", "dB"),
+    ],
+)
+def test_own_loops_are_compared_in_a_metric_that_they_have(
+    logged: dict[str, float], metric: str, unit: str, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        dirs = open_experiment(tmp_path, "mine", {"seed": seed})
+        tracker = ConfigTracker(dirs["root"])
+        tracker.save_config({"seed": seed}, units={"loss": "mean squared error", "psnr": "dB"})
+        with MetricsLogger(dirs["logs"], log_interval=1) as metrics:
+            for step in (1, 2):
+                metrics.log_metrics(step, logged)
+        tracker.save_results(logged)
+    answer = Dashboard(tmp_path).json("/api/groups")
+    assert (answer["metric"]["name"], answer["metric"]["unit"]) == (metric, unit)
+    assert answer["problem"] is None
+    assert [row["n"] for row in answer["rows"]] == [2]
+    assert metric in answer["command"]
 
 
 VIEWS: list[tuple[dict[str, Any], list[str]]] = [

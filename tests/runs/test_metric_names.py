@@ -64,7 +64,7 @@ def test_metrics_that_measure_the_machine() -> None:
         *names,
     ]
     timed = ["tokens_per_s", "train_s", "cpu_s", "device_s"]
-    listed = [*timed, "steps_at_risk", "checkpoint_*", "backup_*"]
+    listed = [*timed, "steps_at_risk", "slowdown", "checkpoint_*", "backup_*"]
     assert machine_metrics() == [*listed, "system/*", "gpu/*"]
 
 
