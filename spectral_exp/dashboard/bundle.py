@@ -16,6 +16,11 @@ from spectral_exp.dashboard.page_files import FOLDER, INDEX, SCRIPT, page_script
 
 _LOADED = f'<script type="module" src="{SCRIPT}"></script>'
 _STYLE = re.compile(r'<link rel="stylesheet" href="([^"]+)" ?/?>')
+# Stays where a page around the file forbids scripts, and there styles and sizes by style too.
+_BLOCKED = (
+    '<p class="no-script">The script of this view is blocked here. Open it as a file of its own: '
+    "show(...).save('runs.html') writes one.</p>"
+)
 _ICON = re.compile(r'(<link rel="icon" href=")([^"]+)(")')
 
 
@@ -33,7 +38,8 @@ def bundle(
         theme: light, dark, or auto for that of the system.
         comparison: fragment of the address of the comparison that is embedded, if one is.
     """
-    text, script = read_page_file(INDEX), page_script()
+    script = page_script()
+    text = read_page_file(INDEX).replace("</main>", f"{_BLOCKED}</main>", 1)
     saved = _in_script(
         {"view": fragment, "theme": theme, "comparison": comparison, "answers": dict(embedded)}
     )

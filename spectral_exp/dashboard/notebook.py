@@ -19,7 +19,7 @@ _MIN_HEIGHT = 200  # CSS pixels
 # The page has no access to the notebook around it; it may save charts and copy texts.
 _FRAME = (
     '<iframe title="{title}" sandbox="allow-scripts allow-downloads" allow="clipboard-write" '
-    'style="width: 100%; height: {height}px; border: 1px solid #8884; border-radius: 4px" '
+    'width="100%" height="{height}" style="border: 1px solid #8884; border-radius: 4px" '
     'srcdoc="{page}">{fallback}</iframe>'
 )
 

@@ -61,7 +61,7 @@ def test_the_frame_holds_the_page(runs: Path, tmp_path: Path) -> None:
     assert html.unescape(found[2]) == html.unescape(html.escape(shown.page))
     assert html.unescape(found[2]) == shown.page
     assert 'sandbox="allow-scripts allow-downloads"' in found[1]
-    assert "height: 500px" in found[1]
+    assert 'height="500"' in found[1]
     assert found[3].startswith("The dashboard of ")
     assert "trust the notebook" in found[3]  # shown where frames are left out
     file = tmp_path / "page.html"

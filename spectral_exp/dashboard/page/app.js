@@ -48,7 +48,11 @@ function route() {
   setTitle(TITLES[page] ?? "Not found");
   const Page = PAGES[page];
   if (!Page) {
-    fill(main, emptyState("There is no such page.", h("a", { href: "#/runs" }, "Go to the runs")));
+    fill(
+      main,
+      h("h1", { class: "for-screen-readers" }, "Not found"),
+      emptyState("There is no such page.", h("a", { href: "#/runs" }, "Go to the runs")),
+    );
     setViewShortcuts([]);
     return;
   }

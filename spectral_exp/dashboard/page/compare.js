@@ -19,12 +19,22 @@ export class ComparePage {
   constructor(main, { store, params }) {
     this.store = store;
     this.params = params;
+    /** Why the server does not answer the present question, or null. */
+    this.problem = null;
     this.groups = new GroupsModel(store);
     this.groups.addEventListener("change", () => this.draw());
     this.loadSoon = throttle(() => this.load(), REFRESH_MS);
     this.chips = h("div", { class: "group-chips" });
     this.metric = choice("Metric", [], "", (metric) => patchParams({ metric }));
     this.baseline = choice("Baseline", [], "", (baseline) => patchParams({ baseline }));
+    this.controls = h(
+      "div",
+      { class: "controls" },
+      this.metric,
+      this.baseline,
+      button("Copy as command", () => this.copyCommand()),
+      exportItem().map(({ label, act }) => button(label, act)),
+    );
     this.message = h("div");
     this.tables = h("section", { "aria-label": "Tables" });
     this.difference = new DifferenceSection();
@@ -41,14 +51,7 @@ export class ComparePage {
     main.append(
       h("h1", null, "Compare"),
       this.chips,
-      h(
-        "div",
-        { class: "controls" },
-        this.metric,
-        this.baseline,
-        button("Copy as command", () => this.copyCommand()),
-        exportItem().map(({ label, act }) => button(label, act)),
-      ),
+      this.controls,
       this.message,
       this.content,
     );
@@ -93,7 +96,7 @@ export class ComparePage {
   draw() {
     const { answer, error } = this.groups;
     if (!answer) {
-      this.content.hidden = true;
+      this.controls.hidden = this.content.hidden = true;
       fill(
         this.message,
         error
@@ -108,17 +111,25 @@ export class ComparePage {
     }
     const { chosen } = this;
     this.drawControls(answer, chosen);
-    this.content.hidden = chosen.length < 2;
+    this.controls.hidden = chosen.length < 2;
     if (chosen.length < 2) {
-      fill(this.message, isExport ? savedState() : choiceState(chosen.length));
+      this.content.hidden = true;
+      fill(this.message, isExport ? savedState() : choiceState(chosen.length, answer.rows.length));
       return;
     }
-    fill(this.message, error && h("p", { class: "notice" }, error.message));
     const question = JSON.stringify([this.groups.answeredQuery, chosen.map(({ id }) => id)]);
+    if (question !== this.question) this.problem = null;
+    this.drawProblem(error ?? this.problem);
     if (question !== this.question) {
       this.question = question;
       this.load();
     } else this.loadSoon();
+  }
+
+  /** Show what is wrong; of a question without an answer nothing else is shown. */
+  drawProblem(problem) {
+    fill(this.message, problem && h("p", { class: "notice" }, problem.message));
+    this.content.hidden = this.problem !== null;
   }
 
   drawControls(answer, chosen) {
@@ -189,15 +200,19 @@ export class ComparePage {
     try {
       const answer = await getJson("api/compare", query);
       if (this.question !== question || this.isDestroyed) return;
+      this.problem = null;
+      this.drawProblem(null);
       this.command = answer.command;
       this.shownTables = answer.tables;
       fill(this.tables, answer.tables.map(comparisonTable), notes(answer.notes));
       this.figures.update(query, JSON.stringify([question, answer.tables]));
     } catch (error) {
       if (!(error instanceof ApiError || error instanceof ServerGone)) throw error;
-      if (!this.isDestroyed) fill(this.message, h("p", { class: "notice" }, error.message));
+      if (this.question !== question || this.isDestroyed) return;
+      if (error instanceof ApiError) this.problem = error;
+      this.drawProblem(error);
     }
-    if (this.isDestroyed) return;
+    if (this.isDestroyed || this.problem) return;
     this.difference.update(this.baselineGroup, chosen, {
       ...selectionOf(this.groups.answeredQuery),
       metric: query.metric,
@@ -234,7 +249,8 @@ export class ComparePage {
   }
 }
 
-function choiceState(count) {
+function choiceState(count, all) {
+  if (all < 2) return emptyState("Nothing to compare yet", "A comparison needs two groups of runs.");
   const text = count
     ? "Add at least one more group."
     : "Add groups above, or show groups on the runs page and press Compare.";

@@ -96,7 +96,7 @@ export class FilterBox {
     const condition = text.trim();
     this.input.value = "";
     this.close();
-    if (condition) this.emit([...this.conditions, condition]);
+    if (condition) this.emit([...new Set([...this.conditions, condition])]);
   }
 
   onKey(event) {

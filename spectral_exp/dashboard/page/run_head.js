@@ -9,6 +9,9 @@ import { copyText, sourcedNumber } from "./popover.js";
 import { addressItem, exportItem } from "./save.js";
 import { lastHash, navigate } from "./state.js";
 
+// A longer name has a line of its own on a phone.
+const LONG_NAME = 20;
+
 const SUMMARY = new Set(["loss", "val_loss", "val_bpb", "tokens_per_s"]);
 
 export class RunHead {
@@ -54,14 +57,18 @@ export class RunHead {
     const back = "Back to the runs";
     return h(
       "div",
-      { class: "run-title" },
+      { class: `run-title ${row.id.length > LONG_NAME ? "long-name" : ""}` },
       h(
-        "a",
-        { class: "icon-button", href: lastHash("runs"), "aria-label": back, title: back },
-        icon("back"),
+        "div",
+        { class: "run-name" },
+        h(
+          "a",
+          { class: "icon-button", href: lastHash("runs"), "aria-label": back, title: back },
+          icon("back"),
+        ),
+        h("span", { class: `swatch-mark series-${row.color ?? 0}` }),
+        h("h1", null, bdi(row.id)),
       ),
-      h("span", { class: `swatch-mark series-${row.color ?? 0}` }),
-      h("h1", null, bdi(row.id)),
       isDeleted
         ? statusMark("failed", "deleted")
         : statusMark(row.status ?? "", runStatusText(row)),

@@ -93,14 +93,16 @@ export class InsideTab {
       !hasPlots &&
         !hasSpectra &&
         !leftOut.length &&
-        emptyState(
-          isExport ? "No plots" : "No plots yet",
-          !isExport && "Plots appear at each plot interval of the run.",
-        ),
+        this.emptyState(),
     );
     if (hasPlots) this.drawPlots();
     else fill(this.plots);
     this.drawSpectra();
+  }
+
+  emptyState() {
+    if (isExport || this.page.row?.status === "completed") return emptyState("No plots");
+    return emptyState("No plots yet", "Plots appear at each plot interval of the run.");
   }
 
   /** The chosen step, or the newest: a slider at its end follows the run. */

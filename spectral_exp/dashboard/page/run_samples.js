@@ -5,7 +5,8 @@ import { fill, h } from "./dom.js";
 import { formatCount } from "./format.js";
 
 export class SamplesTab {
-  constructor(host) {
+  constructor(host, page) {
+    this.page = page;
     this.host = h("div", { class: "samples" });
     host.append(this.host);
   }
@@ -18,7 +19,7 @@ export class SamplesTab {
       fill(
         this.host,
         emptyState(
-          "No samples yet",
+          this.page.row?.status === "completed" ? "No samples" : "No samples yet",
           "A run writes a sample at each evaluation if training.sample_tokens is above 0.",
         ),
       );

@@ -68,8 +68,10 @@ export class SettingsTab {
       fill(this.diffHost);
       return;
     }
-    fill(this.diffHost, await loadDiff(this.page.key, against));
-    if (this.shownDiff !== against) fill(this.diffHost);
+    const differences = await loadDiff(this.page.key, against);
+    if (this.shownDiff !== against) return;
+    const title = (text) => h("h2", null, text);
+    fill(this.diffHost, title("Differences"), differences, title("All settings"));
   }
 
   drawTable() {

@@ -104,6 +104,19 @@ def test_a_cell_shows_a_view(
         assert page.url == address
 
 
+def test_a_page_that_forbids_scripts_says_so(open_page: OpenPage, runs_folder: Path) -> None:
+    """Nothing depends on the style sheets of the page around the frame."""
+    with notebook("default-src 'none'") as address:
+        page = open_page(address, expected="Content Security Policy")
+        page.goto(address)
+        frame = render(page, show(runs_folder, height=500)._repr_html_())
+        expect(frame.get_by_text("The script of this view is blocked here")).to_be_visible()
+        box = page.locator("iframe").bounding_box()
+        assert box is not None
+        assert box["height"] >= 500
+        assert box["width"] > 600
+
+
 def test_a_cell_shows_a_running_dashboard(open_page: OpenPage, runs_folder: Path) -> None:
     """A frame of a named page is answered, one of any other page is not."""
     with notebook(JUPYTER) as address, served(runs_folder, "--embed", f"{address}lab") as dashboard:

@@ -42,11 +42,12 @@ def groups_of(page: Page) -> dict[str, str]:
 
 def all_views(page: Page) -> list[str]:
     """Addresses of every page and every tab."""
-    key = keys_of(page)["phasor_20260101_000001_abcd1234"]
-    groups = groups_of(page)
+    keys, groups = keys_of(page), groups_of(page)
+    key, other = (keys[f"{name}_20260101_000001_abcd1234"] for name in ("phasor", "wave"))
     compared = f"{groups['classic']},{groups['wave']}"
-    tabs = [f"#/run/{key}?tab={tab}" for tab in TABS]
-    return ["#/runs", "#/compare", f"#/compare?groups={compared}", *tabs, "#/run/unknown"]
+    tabs = [f"#/run/{key}?tab={tab}" for tab in (*TABS, f"settings&against={other}")]
+    overviews = ["#/runs", "#/compare", f"#/compare?groups={compared}"]
+    return [*overviews, *tabs, "#/run/unknown", "#/nowhere"]
 
 
 def settle(page: Page) -> None:
@@ -87,7 +88,8 @@ def test_no_page_scrolls_sideways(open_page: OpenPage, dashboard: str) -> None:
         for width in (1440, 820, 390):
             page.set_viewport_size({"width": width, "height": 844})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (view, width)
-    page.evaluate("view => { location.hash = view; }", all_views(page)[-2])
+    key = keys_of(page)["phasor_20260101_000001_abcd1234"]
+    page.evaluate("view => { location.hash = view; }", f"#/run/{key}?tab=files")
     page.reload()
     expect(page.get_by_role("tab", name="Files")).to_be_in_viewport(ratio=1)
     expect(page.locator(".notice").first).to_have_text(ERROR)
@@ -122,6 +124,11 @@ def test_settings_show_what_differs_from_the_defaults(open_page: OpenPage, dashb
     expect(settings.filter(has_text="<img")).to_contain_text("custom")
     page.get_by_label("Only changed").uncheck()
     expect(settings.filter(has_text="model.n_embd")).to_contain_text("the same")
+    # The bar does not cover what gets the focus.
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.get_by_label("Find settings").focus()
+    box, bar = page.get_by_label("Find settings").bounding_box(), page.locator("#bar").bounding_box()
+    assert box["y"] >= bar["y"] + bar["height"] > 40
     # A run of an earlier version has not recorded its defaults.
     tab = f"#/run/{keys['wave_20260101_000001_abcd1234']}?tab=settings"
     page.evaluate("view => { location.hash = view; }", tab)
@@ -180,7 +187,7 @@ def test_the_whole_log_is_searched(open_page: OpenPage, dashboard: str) -> None:
 
 
 def test_two_groups_are_compared(open_page: OpenPage, dashboard: str) -> None:
-    page = visit(open_page, dashboard)
+    page = visit(open_page, dashboard, expected="400 (Bad Request)")
     row(page, "<img").get_by_role("checkbox").uncheck()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("heading", name="val_bpb minus that of classic")).to_be_visible()
@@ -208,6 +215,12 @@ def test_two_groups_are_compared(open_page: OpenPage, dashboard: str) -> None:
     expect(code).to_contain_text("gelu -> resonance")
     page.reload()
     expect(difference).to_contain_text("-0.3950")
+    # A question without an answer shows nothing of the one before it.
+    page.evaluate("location.hash += '&at=best&metric=learning_rate'")
+    expect(page.locator(".notice")).to_contain_text("learning_rate")
+    expect(page.get_by_role("region", name="Tables")).to_be_hidden()
+    page.go_back()
+    expect(difference).to_be_visible()
 
 
 def make_unfinished_run(folder: Path) -> tuple[Path, Path, list[str]]:
