@@ -39,6 +39,8 @@ _PRIVATE: dict[str, Any] = {
     "monitoring.companion.alerts": [],
 }
 
+_PRIVATE_OVERRIDES = (*_PRIVATE, "monitoring.backup", "monitoring.companion")
+
 
 class Publication:
     """Makes the published records of some runs.
@@ -160,7 +162,9 @@ class Publication:
         if not isinstance(overrides, list):
             return overrides
         kept = [
-            one for one in overrides if not (isinstance(one, str) and _is_private(setting_of(one)))
+            one
+            for one in overrides
+            if not (isinstance(one, str) and is_among(setting_of(one), _PRIVATE_OVERRIDES))
         ]
         self._count("settings of backups, mirrors, alerts and Hydra", len(overrides) - len(kept))
         return [self.anonymizer.override(one) if isinstance(one, str) else one for one in kept]
@@ -211,10 +215,6 @@ def _hosts(config: Record, results: Record) -> Iterable[str]:
         *_list(_section(results, "processes").get("hosts")),
     ]
     return (name for name in names if isinstance(name, str))
-
-
-def _is_private(setting: str) -> bool:
-    return is_among(setting, tuple(_PRIVATE))
 
 
 def _hardware(hardware: Any) -> Any:

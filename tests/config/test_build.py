@@ -15,6 +15,8 @@ from spectral_exp.config.build import build, check
 from spectral_exp.config.device import resolve_device
 from spectral_exp.config.parts import build_model
 from spectral_exp.core.errors import SettingError, UserError
+from spectral_exp.runs.overrides import flatten
+from spectral_exp.runs.renamed import left_out_defaults, update_names
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml"))
@@ -59,6 +61,13 @@ def test_every_experiment_builds_in_every_size(experiment: str) -> None:
     counts = counts_by_size(json.dumps(compose(f"+experiment={experiment}")["model"]))
     assert counts == sorted(counts)
     assert counts[0] < counts[-1] / 50
+
+
+def test_settings_that_records_leave_out_are_known_again() -> None:
+    config = compose("+experiment=phasor_rgd")
+    whole, recorded = dict(flatten(config)), dict(flatten(update_names(config)))
+    assert len(recorded) < len(whole)
+    assert recorded | left_out_defaults(recorded) == whole
 
 
 @pytest.mark.parametrize("size", ["tiny", "small"])

@@ -37,7 +37,7 @@ RECORD: dict[str, Any] = {
     },
     "overrides": [
         "data.path=/data/texts one/kjv.txt", "outputs='/data/my o'", "alerts=[mail:alice]",
-        "hydra.launcher.partition=alice", "~model.mlp", "model/attention=rotary",
+        "hydra.launcher.partition=alice", "+monitoring.companion={mirrors:[wandb:alice/x]}", "~model.mlp", "model/attention=rotary",
     ],
     "git": {
         "repository": "/home/alice/work", "hash": "abcd1234" * 5, "dirty": True,
