@@ -14,6 +14,7 @@ import torch
 
 from spectral_exp import train
 from spectral_exp.core.checksum import file_crc32
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring.checkpoint import file as checkpoint_file
 from spectral_exp.runs.layout import RunPaths
 from tests.conftest import NO_PLOTS, TINY, python
@@ -96,6 +97,36 @@ def test_a_refused_resume_changes_nothing(
     assert printed.err.startswith("error: ")
     assert snapshot(run) == before
     assert not Path("canary").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["experiment_id=run", "hydra.run.dir=run"])
+def test_other_settings_under_the_name_of_a_run_change_nothing(
+    name: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    before = snapshot(finished)
+    capfd.readouterr()
+    assert train.main([*SETTINGS, "outputs=.", name, "seed=7"]) == 2
+    printed = capfd.readouterr()
+    assert not printed.out
+    refusal, remedy = printed.err.splitlines()
+    assert refusal.startswith("error: run holds a run of another configuration (seed: ")
+    assert remedy.startswith("error: to start a new run with these settings from its weights, ")
+    assert snapshot(finished) == before
+
+
+@pytest.mark.slow
+def test_a_run_is_continued_at_once_after_its_host_has_died(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock has gone with the host; its file, and fresh metrics, are still there."""
+    shutil.copytree(finished / "run", tmp_path / "run", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    owner = {"host": "elsewhere", "pid": 1, "since": timestamp(), "token": "0"}
+    Path("run/run.lock").write_text(json.dumps(owner))
+    RunPaths(Path("run")).metrics_file.touch()
+    assert train.main(["resume=run", "training.max_steps=13"]) == 0
 
 
 @pytest.mark.slow

@@ -105,8 +105,8 @@ class Ranks:
     def agreed_s(self, own_s: float) -> float:
         """Return the used seconds of the budget, the same in all processes.
 
-        They are `own_s`, or what `budget_s` of process 0 returned at the last `exchange`. Before the
-        first one, `own_s` must be the same in all processes.
+        They are `own_s` of one process alone, and what `budget_s` of process 0 returned at the last
+        `exchange` of several. Before the first exchange, `own_s` must be the same in all of them.
         """
         return own_s
 

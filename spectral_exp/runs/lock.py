@@ -203,6 +203,12 @@ def is_running_elsewhere(root: Path) -> bool:
     return is_alive(owner, root)
 
 
+def names_other_host(root: Path) -> bool:
+    """Return whether the lock file of a run names a process on another host, alive or dead."""
+    owner = read_owner(root)
+    return owner is not None and owner["host"] != socket.gethostname()
+
+
 def _is_alive_here(owner: LockOwner) -> bool:
     import psutil
 

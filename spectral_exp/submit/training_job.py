@@ -19,6 +19,7 @@ from spectral_exp.config.command_line import (
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.redact import redact
+from spectral_exp.runs.lock import is_running
 from spectral_exp.runs.overrides import setting_of
 from spectral_exp.sweeps.plan import Plan
 
@@ -125,7 +126,9 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         device = str(job.config.get("device"))
         require(bool(_DEVICE.fullmatch(device)), "device", device, "auto, cpu, cuda, cuda:N or mps")
-        found = check({**job.config, "device": "cpu"}, job.run_dir)
+        # A job that is submitted while its run goes on waits for it, and then continues it.
+        is_busy = job.run_dir is not None and is_running(job.run_dir)
+        found = check({**job.config, "device": "cpu"}, None if is_busy else job.run_dir)
         problems.update(dict.fromkeys("\nerror: ".join(found).split("\nerror: ") if found else []))
     if problems:
         raise UserError("\nerror: ".join(problems))

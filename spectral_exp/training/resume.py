@@ -29,7 +29,7 @@ from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint.reader import BrokenCheckpointError, read_checkpoint
 from spectral_exp.runs.layout import CORRUPT_SUFFIX, RANK_LOG_PATTERN, RunPaths, links_inside
-from spectral_exp.runs.lock import refuse_if_running
+from spectral_exp.runs.lock import names_other_host, refuse_if_running
 from spectral_exp.runs.overrides import (
     AROUND_STEPS,
     BUDGET,
@@ -247,7 +247,9 @@ def refuse_before_start(config: Mapping[str, Any], paths: RunPaths) -> None:
 
     Training checks the same, but only after it has begun to write.
     """
-    refuse_if_running(paths.root)
+    # Only the lock itself shows whether another host has died.
+    if not names_other_host(paths.root):
+        refuse_if_running(paths.root)
     newest = follow(paths.latest_link) or paths.checkpoint_file(
         max(paths.checkpoint_steps(), default=0)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from spectral_exp.commands import submit
 from spectral_exp.core.errors import UserError
+from spectral_exp.core.timestamps import timestamp
 from spectral_exp.runs.find import find_runs
 from spectral_exp.submit import ray, slurm
 from spectral_exp.submit.records import submit_script
@@ -88,6 +90,14 @@ def test_a_run_without_a_name_gets_one_at_once(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_goes_on_may_be_submitted_again(folder: Path) -> None:
+    run = Path("outputs/run_1")
+    run.mkdir(parents=True)
+    owner = {"host": socket.gethostname(), "pid": os.getppid(), "since": timestamp(), "token": "0"}
+    (run / "run.lock").write_text(json.dumps(owner))
+    assert prepare([*TRAINING, "experiment_id=run_1"]).folder == run
+
+
 def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     sweep = prepare(["-m", *TRAINING, "seed=1,2"])
     assert sweep.is_sweep

@@ -134,7 +134,10 @@ def test_a_killed_launcher_and_a_killed_worker_cost_no_job(tmp_path: Path) -> No
             300.0,
         )
         workers = psutil.Process(launcher.pid).children(recursive=True)
-        # As a batch system sends it: to the trackers of joblib and Python too.
+        trackers = [w.pid for w in workers if any("resource_tracker" in c for c in w.cmdline())]
+        assert len(trackers) == 2
+        assert all(blocks_or_catches(pid, signal.SIGUSR1) for pid in trackers)
+        # As a batch system sends it: to all processes.
         os.killpg(launcher.pid, signal.SIGUSR1)
         printed, _ = launcher.communicate(timeout=60)
         assert launcher.returncode == 128 + signal.SIGUSR1, printed
