@@ -238,7 +238,8 @@ def coerce(value: Any, annotation: Any) -> Any:
 def _coerce_sequence(value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if not isinstance(value, (list, tuple)):
-        raise TypeError(_describe(annotation))
+        example = f", such as [{value}]" if isinstance(value, str) and value else ""
+        raise TypeError(f"{_describe(annotation)}{example}")
     if origin is list or (len(arguments) == 2 and arguments[1] is Ellipsis):
         return origin(coerce(item, arguments[0]) for item in value)
     if len(value) != len(arguments):

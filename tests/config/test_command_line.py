@@ -280,3 +280,24 @@ def test_questions_about_the_configuration_go_to_hydra_untouched() -> None:
     command = CommandLine.parse(arguments)
     assert command.informs_only
     assert command.arguments == arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optimizer='adamw"], "optimizer='adamw: the quote ' is not closed"),
+        (["optimizer=\"it's"], 'optimizer="it\'s: the quote " is not closed'),
+        (["model.n_embd=[1,2"], "model.n_embd=[1,2: a bracket ] is missing"),
+        (["model.n_embd=1)"], "model.n_embd=1): a bracket ( is missing"),
+        (["seed==1"], "seed==1: a setting takes one equals sign: seed=1"),
+        (["+seed=1"], "+seed=1: seed is there already; write seed=1"),
+        (["training.epochs=3"], "training.epochs is not a setting: training is measured in steps"),
+        (["epochs=3"], "set training.max_steps or training.max_tokens"),
+    ],
+)
+def test_a_mistake_in_writing_is_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        CommandLine.parse(arguments).compose()
+    (line,) = str(caught.value).splitlines()
+    assert message in line
+    assert "hydra.cc" not in line

@@ -55,6 +55,21 @@ def parse(override: str) -> Override:
         raise UserError(f"{override}: {reason}{quoting_hint(override)}") from error
 
 
+def syntax_problem(override: str) -> str:
+    """Return why the grammar cannot read an override, or "" if that is not known."""
+    value = override.partition("=")[2]
+    if value.startswith("="):
+        return f"a setting takes one equals sign: {setting_of(override)}{value}"
+    plain = re.sub(r"\\.|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "", value)
+    if found := re.search("['\"]", plain):
+        return f"the quote {found[0]} is not closed"
+    for opening, closing in ("[]", "{}", "()"):
+        if plain.count(opening) != plain.count(closing):
+            missing = closing if plain.count(opening) > plain.count(closing) else opening
+            return f"a bracket {missing} is missing"
+    return ""
+
+
 def quoting_hint(override: str) -> str:
     """Return advice on quoting an unreadable value; "" for lists, mappings and sweeps."""
     key, sign, value = override.partition("=")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_exp.config.command_line.grammar import quoting_hint
+from spectral_exp.config.command_line.grammar import quoting_hint, syntax_problem
 from spectral_exp.config.command_line.options import read_options
 from spectral_exp.config.command_line.suggestions import Suggestions
 from spectral_exp.core.errors import UserError
+
+_ALREADY_THERE = re.compile(
+    r"An item is already at '([^']*)'\. *Either remove \+ prefix: '(.*?)' *Or add a second"
+)
 
 
 @contextmanager
@@ -36,6 +41,9 @@ def describe(error: Exception) -> str:
             f"{lines[0]}: several values make a sweep, which needs --multirun (-m); a list is "
             "written [a,b]"
         )
+    if found := _ALREADY_THERE.search(" ".join(lines)):
+        name, written = found.groups()
+        return f"+{written}: {name} is there already; write {written}"
     # OmegaConf appends internal details in further lines.
     kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
     return " ".join(line for line in kept if line)
@@ -43,5 +51,9 @@ def describe(error: Exception) -> str:
 
 def describe_unreadable(error: OverrideParseException) -> str:
     """Return one line for an override that the grammar cannot read."""
-    hint = "" if "needs --multirun" in describe(error) else quoting_hint(error.override)
-    return f"{error.override}: {describe(error)}{hint}"
+    reason = describe(error)
+    if "needs --multirun" in reason:
+        return f"{error.override}: {reason}"
+    if problem := syntax_problem(error.override):
+        return f"{error.override}: {problem}"
+    return f"{error.override}: {reason}{quoting_hint(error.override)}"

@@ -26,6 +26,8 @@ _FLAGS_BEFORE_WORDS = (
 )  # fmt: skip
 """Flags whose value may be the next argument."""
 
+_EPOCHS = ("epoch", "epochs", "max_epochs", "n_epochs", "num_epochs", "num_train_epochs")
+
 _LAUNCHERS = {
     "joblib": install("sweep"),
     "ray": "pip install hydra-ray-launcher",
@@ -55,6 +57,11 @@ class Suggestions:
             key: as typed, without sign and package.
             value: as typed; None if there is none.
         """
+        if key.rpartition(".")[2] in _EPOCHS:
+            return (
+                f"{key} is not a setting: training is measured in steps or tokens; set "
+                "training.max_steps or training.max_tokens"
+            )
         owners = self.options.settings.get(key)
         folder = key.rpartition(".")[0]
         siblings = [name for name in self.names if name.rpartition(".")[0] == folder]
