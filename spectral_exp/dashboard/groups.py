@@ -40,7 +40,7 @@ from spectral_exp.runs.run import Run, metric_describer, usual_metric
 MEAN = "mean of the runs"
 _FORMULAS = {
     "n": "number of the runs, or of their pairs by seed",
-    "95 % interval": "interval of the mean by bootstrap, expanded for few runs",
+    "95 % interval": "interval of that mean by bootstrap, expanded for few runs",
     "median": "median of the runs",
     "IQM": "mean of the runs without the lowest and the highest quarter",
     "P(better)": "share of pairs in which the run is better",

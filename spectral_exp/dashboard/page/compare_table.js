@@ -63,11 +63,10 @@ export function tableSources({ title, columns, is_text: isText, rows, sources, f
   const others = columns.flatMap((column, index) =>
     formulas[index] ? [`${column}: ${formulas[index]}`] : [],
   );
+  const name = (cells) => cells.slice(0, first).map(({ text }) => text);
   return [
     h("h3", null, title),
-    rows.map((cells, row) =>
-      sourceDetails({ text: cells.slice(0, first).map(({ text }) => text).join(", "), source: sources[row] }),
-    ),
+    rows.map((cells, row) => sourceDetails({ text: name(cells).join(", "), source: sources[row] })),
     h("p", { class: "faint" }, others.join("; ")),
   ];
 }

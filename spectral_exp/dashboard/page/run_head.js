@@ -31,7 +31,7 @@ export class RunHead {
       row,
       age,
       facts?.problems,
-      facts?.results,
+      facts && reasonOf(row, facts),
       metrics,
       error?.message,
       isDeleted,
@@ -101,9 +101,8 @@ export class RunHead {
       );
     }
     if (!facts) return h("p", { class: "loading", role: "status" }, "Reading the run");
-    const { problems, results } = facts;
-    const isEnded = !["running", "completed"].includes(row?.status);
-    const reason = isEnded && (results.error ?? results.pruned_because);
+    const { problems } = facts;
+    const reason = reasonOf(row, facts);
     return [
       reason && h("p", { class: "notice" }, bdi(reason)),
       problems?.length > 0 &&
@@ -183,6 +182,13 @@ export class RunHead {
         .map(([title, value]) => h("div", null, h("dt", null, title), h("dd", null, value))),
     );
   }
+}
+
+/** Return why a run has ended before its time, as its results say, or null. */
+function reasonOf(row, { results }) {
+  if (["running", "completed"].includes(row?.status)) return null;
+  const reasons = [results.error, results.pruned_because];
+  return reasons.find((reason) => reason && typeof reason === "string") ?? null;
 }
 
 function lastValue({ name, last, last_step: step }, row) {
