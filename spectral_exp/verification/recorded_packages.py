@@ -151,6 +151,8 @@ def _restore(
             shutil.copy(committed, target)
     for name, content in _read_archive(paths, saved).items():
         file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{commit}: {name} is below a link to another folder; {REMEDY}")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     for name in filter(is_inside, deleted):

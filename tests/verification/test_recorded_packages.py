@@ -17,7 +17,7 @@ from spectral_exp.commands import reproduce
 from spectral_exp.config import packages, trust
 from spectral_exp.config.command_line import CommandLine
 from spectral_exp.core.errors import UserError
-from spectral_exp.monitoring import ConfigTracker
+from spectral_exp.monitoring.tracking.own_code import own_code
 from spectral_exp.runs.layout import OWN_CONFIG_NAME, RunPaths
 from spectral_exp.verification.recorded_packages import OwnPlaces, recorded_packages
 from tests.conftest import NO_PLOTS, ROOT, TINY
@@ -52,11 +52,12 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def record_run(lab: Path) -> dict[str, Any]:
     """Record a run in `lab/run`, and remember what it uses."""
     places = {"mylab": lab / "mylab", OWN_CONFIG_NAME: lab / "myconf"}
-    ConfigTracker(lab / "run").save_config({"packages": ["mylab"]}, own_packages=places)
+    facts, archive = own_code(places)
+    write(lab, {"run/config.json": "{}"})
+    (lab / "run/code.zip").write_bytes(archive)
     packages.remember_packages({"packages": ["mylab"]})
     trust.remember_config_dir(lab / "myconf")
-    content: dict[str, Any] = json.loads((lab / "run/config.json").read_text())
-    return content
+    return {"own_code": facts}
 
 
 def find(
@@ -142,6 +143,22 @@ def test_an_archive_writes_no_file_elsewhere(name: str, lab: Path) -> None:
     write(lab, {"mylab/a.py": "a = 2\n"})
     with pytest.raises(UserError, match="leads out of the archive"):
         find(lab, record, "trusted")
+
+
+def test_a_link_in_the_commit_leads_no_file_elsewhere(lab: Path) -> None:
+    elsewhere = lab / "elsewhere"
+    elsewhere.mkdir()
+    (lab / "mylab/link").symlink_to(elsewhere)
+    commit(lab)
+    write(lab, {"mylab/a.py": "a = 2\n"})
+    record = record_run(lab)
+    with zipfile.ZipFile(lab / "run/code.zip", "a") as archive:
+        archive.writestr("mylab/link/evil.py", "evil")
+    record["own_code"]["mylab"]["saved"].append("mylab/link/evil.py")
+    write(lab, {"mylab/a.py": "a = 3\n"})
+    with pytest.raises(UserError, match="below a link to another folder"):
+        find(lab, record, "trusted")
+    assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06", None])

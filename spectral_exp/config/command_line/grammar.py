@@ -63,7 +63,7 @@ def syntax_problem(override: str) -> str:
     plain = re.sub(r"\\.|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "", value)
     if found := re.search("['\"]", plain):
         return f"the quote {found[0]} is not closed"
-    for opening, closing in ("[]", "{}", "()"):
+    for opening, closing in (("[", "]"), ("{", "}"), ("(", ")")):
         if plain.count(opening) != plain.count(closing):
             missing = closing if plain.count(opening) > plain.count(closing) else opening
             return f"a bracket {missing} is missing"

@@ -57,17 +57,17 @@ class Suggestions:
             key: as typed, without sign and package.
             value: as typed; None if there is none.
         """
-        if key.rpartition(".")[2] in _EPOCHS:
-            return (
-                f"{key} is not a setting: training is measured in steps or tokens; set "
-                "training.max_steps or training.max_tokens"
-            )
         owners = self.options.settings.get(key)
         folder = key.rpartition(".")[0]
         siblings = [name for name in self.names if name.rpartition(".")[0] == folder]
         if owners and key not in self.names and not names_with_last(key, siblings):
             choices = " or ".join(self.options.choice(*owner) for owner in owners)
             return f"{key} belongs to {choices}; write {self._write(key, value)}"
+        if key.rpartition(".")[2] in _EPOCHS:
+            return (
+                f"{key} is not a setting: training is measured in steps or tokens; set "
+                "training.max_steps or training.max_tokens"
+            )
         if key in self.options.groups and not self.options.groups[key]:
             below = (name for name in self.options.groups if name.rpartition("/")[0] == key)
             choices = ", ".join(f"{name}=..." for name in sorted(below))
