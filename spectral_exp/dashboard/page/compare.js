@@ -250,7 +250,9 @@ export class ComparePage {
 }
 
 function choiceState(count, all) {
-  if (all < 2) return emptyState("Nothing to compare yet", "A comparison needs two groups of runs.");
+  if (all < 2) {
+    return emptyState("Nothing to compare yet", "A comparison needs two groups of runs.");
+  }
   const text = count
     ? "Add at least one more group."
     : "Add groups above, or show groups on the runs page and press Compare.";

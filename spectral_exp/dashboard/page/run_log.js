@@ -260,6 +260,8 @@ export class LogTab {
     if (!line) return;
     line.classList.add("marked");
     this.scroller.scrollTop = line.offsetTop - this.scroller.clientHeight / 3;
+    // Below a long head the log itself may be out of sight.
+    line.scrollIntoView({ block: "nearest" });
   }
 }
 
