@@ -44,7 +44,8 @@ def find_shared_run(rendezvous: Rendezvous) -> Path:
         owner = read_owner(root)
         return owner is not None and (owner["host"], owner["pid"]) == (main["host"], main["pid"])
 
-    if not rendezvous.wait_until(is_visible, min(rendezvous.timeout_s, _APPEARANCE_S)):
+    # Process 0, which waits for this one meanwhile, has to last until it gets the reason.
+    if not rendezvous.wait_until(is_visible, min(rendezvous.timeout_s / 2, _APPEARANCE_S)):
         raise UserError(
             f"{root} on {socket.gethostname()} is not the run directory of rank 0 on "
             f"{main['host']}; all processes need outputs= on a disk that they share"

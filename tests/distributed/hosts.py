@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ STRANGERS = (BOTH.partition("\n")[0], BOTH.partition("\n")[2])
 """No host knows the other one."""
 
 
+@functools.cache
 def why_no_hosts() -> str:
     """Return why there can be no hosts here, or nothing."""
     if sys.platform != "linux":

@@ -150,7 +150,6 @@ def test_the_loss_of_the_second_host_ends_the_first_which_names_it(begin: Begin)
     (reason,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert reason.startswith(f"error: {RUN}: rank 1 (process ")
     assert "on host1) has not answered, and training cannot go on (" in reason
-    assert "10.221.7.2" in reason
     assert json.loads(command.paths.results_file.read_text())["status"] == "failed"
     assert command.paths.checkpoint_steps()
 
@@ -189,7 +188,7 @@ def test_a_cut_cable_ends_the_processes_of_both_hosts(begin: Begin) -> None:
 def test_hosts_without_a_common_disk_or_name_are_refused(
     setup: str, known: Sequence[str], reason: str, begin: Begin, tmp_path: Path
 ) -> None:
-    command, _ = begin("distributed.init_timeout_s=6", setup=setup, known=known)
+    command, _ = begin("distributed.init_timeout_s=30", setup=setup, known=known)
     ended = command.end()
     assert [code for code, _ in ended] == [1, 1]
     assert reason.format(folder=tmp_path) in "".join(message for _, message in ended)
