@@ -350,7 +350,7 @@ def test_runs_count_in_a_comparison_with_their_units_and_directions(tmp_path: Pa
     assert usual_metric(found.runs) == "psnr"
     comparison = compare(found.groups(), "psnr")
     assert comparison.metric_info.axis_label == "psnr (dB)"
-    assert comparison.best_first() == ["mine sharp=true", "mine sharp=false"]
+    assert comparison.best_first() == ["sharp=true", "sharp=false"]
     assert found.runs[0].value("psnr", "best") is not None
 
 

@@ -28,7 +28,7 @@ TEXTS = {
     3: "96e50189409e0ea1",
     4: "a9bef0d2c14e26d4",
     5: "a9bef0d2c14e26d4",
-    6: "a9bef0d2c14e26d4",
+    6: "3cf3a100992119c6",
 }
 PROVENANCES = {1: "9e21ba763d07c239"}
 
