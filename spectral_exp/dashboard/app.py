@@ -234,7 +234,8 @@ def _read_progress(library: Library, key: str, n_watched: int) -> dict[str, Any]
 
 def _groups(site: Site, query: Query, names: dict[str, str]) -> Response:
     site.library.wait_for_index(_INDEX_S)
-    answer = site.comparisons.answer(View.of(query))
+    view, comparisons = View.of(query), site.comparisons
+    answer = comparisons.quick_answer(view) if query.flag("quick") else comparisons.answer(view)
     form = query.choice("format", ("", "csv", "json", "markdown", "latex", "table"))
     if not form:
         return _json(groups_answer(answer, site.folders))

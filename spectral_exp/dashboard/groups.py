@@ -49,6 +49,7 @@ _FORMULAS = {
 """What the columns of a table hold beside the mean or the difference of a row."""
 
 _KEPT_ANSWERS = 16
+_MAX_COMPARED_AT_ONCE = 50  # groups; the comparison of more takes longer than opening the page
 _MAX_SCORES = 300  # of evaluations, among which the page offers a choice
 
 
@@ -61,8 +62,10 @@ class Answer:
         view: with the metric that was chosen if none was named.
         chosen: the runs that meet the conditions.
         groups: of these runs.
-        comparison: of the groups; None if no run has the metric, as `problem` explains.
+        comparison: of the groups; None if no run has the metric, as `problem` explains, and in an
+            outline.
         problem: why there is no comparison, or "".
+        is_outline: whether the groups have not been compared yet.
     """
 
     seq: int
@@ -71,6 +74,7 @@ class Answer:
     groups: Sequence[Group]
     comparison: Comparison | None
     problem: str
+    is_outline: bool = False
 
     @property
     def ids(self) -> dict[str, Group]:
@@ -104,19 +108,34 @@ class Comparisons:
                     self._answers.popitem(last=False)
             return answer
 
+    def quick_answer(self, view: View) -> Answer:
+        """Return the groups of a view, without their comparison if they are many.
 
-def compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
-    """Return the groups of a view. Raises UserError if a condition cannot be understood."""
+        Raises UserError if a condition cannot be understood.
+        """
+        outline = outline_groups(*self._library.aggregator(), view)
+        return outline if len(outline.groups) > _MAX_COMPARED_AT_ONCE else self.answer(view)
+
+
+def outline_groups(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
+    """Return the groups of a view without their comparison. Raises UserError as `compute`."""
     # Without runs no setting has a name.
     conditions = view.where if aggregator.runs else ()
     chosen = aggregator.select(conditions, archived=view.archived)
     groups = chosen.groups(view.group_by) if chosen.runs else []
     view = view if view.metric else replace(view, metric=usual_metric(chosen.runs))
+    return Answer(seq, view, chosen, groups, None, "", is_outline=True)
+
+
+def compute(seq: int, aggregator: ResultsAggregator, view: View) -> Answer:
+    """Return the groups of a view. Raises UserError if a condition cannot be understood."""
+    found = outline_groups(seq, aggregator, view)
+    view = found.view
     try:
-        comparison = compare(groups, view.metric, at=view.at, baseline=view.baseline)
+        comparison = compare(found.groups, view.metric, at=view.at, baseline=view.baseline)
     except UserError as error:
-        return Answer(seq, view, chosen, groups, None, str(error))
-    return Answer(seq, view, chosen, groups, comparison, "")
+        return replace(found, problem=str(error), is_outline=False)
+    return replace(found, comparison=comparison, is_outline=False)
 
 
 def choose_groups(answer: Answer, ids: Sequence[str]) -> list[Group]:
@@ -179,6 +198,7 @@ def groups_answer(answer: Answer, folders: Sequence[str]) -> dict[str, Any]:
         ],
         "settings": [{"name": name, "short": names.short(name)} for name in columns],
         "rows": [texts.row(group, answer, columns) for group in groups],
+        "is_outline": answer.is_outline,
         "notes": [*map(str, comparison.notes)] if comparison else [answer.problem],
         "problem": answer.problem or None,
         "n_runs": len(answer.chosen.runs),
@@ -311,7 +331,7 @@ class _Texts:
             "keys": [run_key(run.path) for run in group.runs],
             "seeds": [run.seed for run in group.runs],
             "n": len(group.runs),
-            "n_used": len(counted),
+            "n_used": len(group.runs if answer.is_outline else counted),
             "settings": {name: value_text(group.key.get(name, ABSENT)) for name in columns},
             "value": self._value(summary, view),
             "best": self._best(group.runs, view),

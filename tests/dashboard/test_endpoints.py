@@ -15,6 +15,7 @@ import pytest
 
 from spectral_exp.commands import compare as compare_command
 from spectral_exp.core.foreign_text import printable_lines
+from spectral_exp.dashboard import groups as groups_module
 from spectral_exp.monitoring import ConfigTracker, MetricsLogger, open_experiment
 from spectral_exp.runs.layout import RunPaths
 from tests.dashboard.served import Dashboard, log_values, owned
@@ -48,6 +49,21 @@ def printed(capsys: pytest.CaptureFixture[str], folder: Path, *options: str) -> 
     """What `spectral-exp compare` prints."""
     assert compare_command.main([str(folder), "--no-index", *options]) == 0
     return capsys.readouterr().out
+
+
+def test_many_groups_are_named_before_they_are_compared(
+    dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dashboard.json("/api/groups")
+    assert dashboard.json("/api/groups", quick="1") == whole
+    monkeypatch.setattr(groups_module, "_MAX_COMPARED_AT_ONCE", 3)
+    outline = dashboard.json("/api/groups", quick="1")
+    assert (whole["is_outline"], outline["is_outline"]) == (False, True)
+    for name in ("id", "label", "n", "status", "settings", "color"):
+        values = [{row["id"]: row[name] for row in found["rows"]} for found in (whole, outline)]
+        assert values[0] == values[1]
+    assert all(row["value"]["value"] is None for row in outline["rows"])
+    assert dashboard.json("/api/groups") == whole
 
 
 @pytest.mark.parametrize(

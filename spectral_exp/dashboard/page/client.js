@@ -21,7 +21,7 @@ export class ServerGone extends Error {
 }
 
 // An exported file holds one answer whatever the window, the poll or the state of the runs.
-const WINDOW_PARAMETERS = new Set(["lo", "hi", "bins", "since", "watch", "seq"]);
+const WINDOW_PARAMETERS = new Set(["lo", "hi", "bins", "since", "watch", "seq", "quick"]);
 
 const savedElement = document.getElementById("saved");
 

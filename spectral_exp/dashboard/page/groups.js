@@ -24,9 +24,11 @@ export function selectionOf(query) {
 
 /** Emits `change` when an answer or an error has come. */
 export class GroupsModel extends EventTarget {
-  constructor(store) {
+  /** With `quick`, the first answer may be an outline: groups that are not compared yet. */
+  constructor(store, { quick = false } = {}) {
     super();
     this.store = store;
+    this.quick = quick;
     /** The newest answer, and the question to which it is the answer. */
     this.answer = null;
     this.answeredQuery = null;
@@ -59,7 +61,8 @@ export class GroupsModel extends EventTarget {
 
   /** Whether the answer holds all the changes that the store knows. */
   isCurrent() {
-    return this.answer !== null && this.error === null && this.answer.seq >= this.store.seq;
+    if (this.answer === null || this.answer.is_outline || this.error !== null) return false;
+    return this.answer.seq >= this.store.seq;
   }
 
   /** Ask again. While an answer is under way, one more request follows it. */
@@ -72,10 +75,11 @@ export class GroupsModel extends EventTarget {
     this.isStale = false;
     const { query } = this;
     const isComplete = this.store.facts.complete;
+    const quick = this.quick && this.answer === null ? 1 : null;
     try {
-      this.answer = await getJson("api/groups", query, { signal: controller.signal });
+      this.answer = await getJson("api/groups", { ...query, quick }, { signal: controller.signal });
       this.answeredQuery = query;
-      this.isComplete = isComplete;
+      this.isComplete = isComplete && !this.answer.is_outline;
       this.error = null;
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -84,6 +88,7 @@ export class GroupsModel extends EventTarget {
     }
     this.controller = null;
     this.dispatchEvent(new Event("change"));
-    if (this.isStale) this.onStoreChange();
+    if (this.answer?.is_outline && this.error === null) this.refresh();
+    else if (this.isStale) this.onStoreChange();
   }
 }

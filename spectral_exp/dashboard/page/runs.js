@@ -23,7 +23,7 @@ export class RunsPage {
     this.active = null;
     this.rows = [];
     this.columns = [];
-    this.groups = new GroupsModel(store);
+    this.groups = new GroupsModel(store, { quick: true });
     this.groups.addEventListener("change", () => this.draw());
     this.toolbar = new RunsToolbar(this);
     this.message = h("div");
@@ -75,7 +75,8 @@ export class RunsPage {
     this.toolbar.draw(this.params, answer, error);
     const isEmpty = !answer || answer.rows.length === 0;
     this.tableHost.hidden = isEmpty;
-    this.chartsHost.hidden = isEmpty;
+    // The first groups, whose curves are shown, are known once all are compared.
+    this.chartsHost.hidden = isEmpty || answer.is_outline;
     fill(this.message, this.messageContent());
     this.toolbar.element.hidden = this.hasNoRuns();
     if (isEmpty) {
@@ -83,6 +84,7 @@ export class RunsPage {
       return;
     }
     this.drawTable(answer);
+    if (answer.is_outline) return;
     this.drawNotes(answer);
     this.drawCharts(answer);
   }
@@ -96,11 +98,12 @@ export class RunsPage {
     const { answer, error } = this.groups;
     const { facts } = this.store;
     if (this.hasNoRuns()) return noRuns(facts);
+    if (answer?.is_outline) return loading(`Comparing ${answer.rows.length} groups`);
     if (answer?.rows.length) return answer.problem && h("p", { class: "notice" }, answer.problem);
     if (error && answer) return null;
     if (error) return emptyState("The runs cannot be grouped.", error.message, allRunsLink());
     if (!answer || !facts.complete)
-      return h("p", { class: "loading", role: "status" }, "Reading runs");
+      return loading("Reading runs");
     if (answer.left_out.length && !this.params.getAll("where").length) {
       return emptyState("No run can be compared yet.", ...answer.left_out.map(leftOutText));
     }
@@ -341,6 +344,10 @@ function allRunsLink() {
 
 function leftOutText({ path, reason }) {
   return [bdi(path), ": ", reason];
+}
+
+function loading(text) {
+  return h("p", { class: "loading", role: "status" }, text);
 }
 
 function noRuns(facts) {
