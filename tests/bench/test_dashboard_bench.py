@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spectral_exp.bench.dashboard import CHROMIUM, PEERS
 from spectral_exp.bench.dashboard_peers import SPIKE, spike_step, values
+from spectral_exp.bench.dashboard_servers import CHROMIUM, PEERS
 from tests.conftest import python
 
 
@@ -46,6 +46,9 @@ def test_the_dashboard_is_measured_without_other_tools(
     assert found["the spike reaches the page"] == 1
     assert found["first runs"] > 0
     assert found["line written until its step is shown"] > 0
+    assert found["zoom until drawn in full"] >= found["zoom until the next frame"] > 0
+    assert found["redrawing 12 charts of 30 groups, main thread"] > 0
+    assert found["export of 20 runs with 9 metrics"] > 0
     measured = {line["contender"] for line in written["lines"]}
     missing = {reason.partition(":")[0] for reason in written["missing"]}
     assert measured == {"ours"}
