@@ -224,7 +224,7 @@ def test_a_signal_during_a_git_command_stops_before_anything_is_recorded(tmp_pat
         (git,) = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGTERM)
         _, printed = process.communicate(timeout=30)
-        assert (process.returncode, printed) == (143, b"")
+        assert (process.returncode, printed) == (143, b"stopped by SIGTERM\n")
     finally:
         process.kill()
     assert is_gone(git.pid)
