@@ -335,6 +335,7 @@ def test_long_commands_run(folder: Path, kind: str) -> None:
     assert codes.keys() == commands.keys()
 
 
+@pytest.mark.slow
 def test_the_stand_alone_loop_continues_on_its_next_start(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^```python\n(.*?)^```", PAGES["docs/components.md"], re.DOTALL | re.MULTILINE

@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", tables_of_commands())
 def test_tables_are_printed_by_their_command(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch

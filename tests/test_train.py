@@ -579,6 +579,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert f"resuming after step {stopped}" in again
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused_with_the_owner(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_one_refusal_at_every_call(zygote: Zygote, error: str, tmp_path: Path) -
     fail_at_every_call(zygote, error, tmp_path, at_most=None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_a_disk_that_never_takes_anything(zygote: Zygote, error: str, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_run_that_goes_on_may_be_submitted_again(folder: Path) -> None:
     assert prepare([*TRAINING, "experiment_id=run_1"]).folder == run
 
 
+@pytest.mark.slow
 def test_workers_share_a_sweep_by_its_name(folder: Path) -> None:
     sweep = prepare(["-m", *TRAINING, "seed=1,2"])
     assert sweep.is_sweep

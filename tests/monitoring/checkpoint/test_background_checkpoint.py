@@ -248,6 +248,7 @@ def test_failures_are_logged_once_and_retried_after_a_pause(
     assert not list(manager.paths.checkpoints.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_waits(tmp_path: Path) -> None:
     code = """
 import torch
