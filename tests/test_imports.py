@@ -118,6 +118,7 @@ def test_runner_receives_built_objects() -> None:
     assert not parts & {"models", "optim", "losses", "data"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ONLY_IN)
 def test_packages_have_one_door(package: str) -> None:
     users = {

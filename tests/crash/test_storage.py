@@ -83,6 +83,7 @@ def test_a_disk_that_never_takes_anything(zygote: Zygote, error: str, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_writes_a_part_at_a_time(zygote: Zygote, tmp_path: Path) -> None:
     attempt = zygote.run("short writes", tmp_path / "run")
     assert attempt.durable == 8
@@ -190,6 +191,7 @@ def test_a_power_cut_leaves_the_metrics_of_every_step_before_a_durable_checkpoin
         assert steps[: found["step"]] == list(range(1, found["step"] + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("root_user")
 def test_a_disk_that_goes_away_is_an_error_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
