@@ -181,9 +181,9 @@ class _Export:
         """Return the metrics that have a curve in a run of the view."""
         if self._route.page == "run":
             return [name for name in self._library.run(self._route.key).metrics if name != "step"]
-        return [metric["name"] for metric in self._listed() if metric["curve"]]
+        return [metric["name"] for metric in self._metric_choices() if metric["curve"]]
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _metric_choices(self) -> list[dict[str, Any]]:
         """Return the metrics among which the page of groups offers a choice."""
         metrics: list[dict[str, Any]] = groups_answer(self._answer, self._folders)["metrics"]
         return metrics
@@ -194,7 +194,7 @@ class _Export:
         yield self._table({"metric": given}, self._answer)
         if given is None:
             yield self._table({"metric": self._view.metric}, self._answer)
-        listed = self._listed() if self._route.page != "run" else []
+        listed = self._metric_choices() if self._route.page != "run" else []
         for metric in [one["name"] for one in listed]:
             if metric == self._view.metric:
                 continue

@@ -61,8 +61,8 @@ def _cause(run: Run, moment: Moment) -> tuple[str, dict[str, Piece]]:
             return (
                 "other processes used {used} processors, and usually {before}",
                 {
-                    "used": _measured(used, "system/cpu_percent", run, ".1f"),
-                    "before": _measured(before, "system/cpu_percent", run, ".1f"),
+                    "used": _mean_then(used, "system/cpu_percent", run, ".1f"),
+                    "before": _mean_then(before, "system/cpu_percent", run, ".1f"),
                 },
             )
     total = (run.record.get("hardware") or {}).get("memory_gb")
@@ -70,14 +70,14 @@ def _cause(run: Run, moment: Moment) -> tuple[str, dict[str, Piece]]:
     if total and free is not None and free < _LITTLE_MEMORY * 1000 * total:
         return (
             "only {free} MB of memory were available",
-            {"free": _measured(free, "system/memory_available_mb", run)},
+            {"free": _mean_then(free, "system/memory_available_mb", run)},
         )
     hot = {name: value for name, value in then.items() if name.endswith("/temperature_c")}
     hottest = max(hot, key=lambda name: hot[name], default="")
     if hottest and hot[hottest] >= _HOT_C:
         return (
             "the GPU had {temperature} °C, at which it may have been slowed down",
-            {"temperature": _measured(hot[hottest], hottest, run)},
+            {"temperature": _mean_then(hot[hottest], hottest, run)},
         )
     return "", {}
 
@@ -88,5 +88,5 @@ def _used_by_others(values: dict[str, float], cpus: int) -> float | None:
     return None if everything is None or own is None else max(0.0, (everything * cpus - own) / 100)
 
 
-def _measured(value: float, name: str, run: Run, show: str = ",.0f") -> Measured:
+def _mean_then(value: float, name: str, run: Run, show: str = ",.0f") -> Measured:
     return measurement(value, name, run, "mean of the measurements at that time", show=show)

@@ -119,18 +119,7 @@ def verify_resume(
         pin_parent(run, config, record.get("parent"))
     whole, interrupted = replay_twice(paths, config, record.get("dataset"), segment)
 
-    findings = Findings()
-    findings.add(
-        f"steps {segment.start + 1} to {segment.last}, uninterrupted, with the same interrupted "
-        f"after step {segment.middle}: {', '.join(PARTS)}",
-        first_divergence(whole, interrupted, "the uninterrupted and the interrupted replay"),
-    )
-    if reason := order_of_addition(record):
-        findings.not_compared.append(f"the replay with the run: {reason}")
-    else:
-        compare_with_run(paths, whole, findings)
-    if segment.shortfall:
-        findings.not_compared.append(segment.shortfall)
+    findings = _compare_replays(paths, record, segment, whole, interrupted)
     now, differences = _compare_facts(paths, record, config, old_config)
     return {
         "run": run.resolve().name,
@@ -147,6 +136,29 @@ def verify_resume(
         "hashes_interrupted": [fingerprint.summary() for fingerprint in interrupted],
         **now,
     }
+
+
+def _compare_replays(
+    paths: RunPaths,
+    record: Mapping[str, Any],
+    segment: Segment,
+    whole: Replay,
+    interrupted: Replay,
+) -> Findings:
+    """Compare the two replays with each other and, if that is possible, with the run."""
+    findings = Findings()
+    findings.add(
+        f"steps {segment.start + 1} to {segment.last}, uninterrupted, with the same interrupted "
+        f"after step {segment.middle}: {', '.join(PARTS)}",
+        first_divergence(whole, interrupted, "the uninterrupted and the interrupted replay"),
+    )
+    if reason := order_of_addition(record):
+        findings.not_compared.append(f"the replay with the run: {reason}")
+    else:
+        compare_with_run(paths, whole, findings)
+    if segment.shortfall:
+        findings.not_compared.append(segment.shortfall)
+    return findings
 
 
 def _compare_facts(

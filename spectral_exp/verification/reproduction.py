@@ -389,17 +389,21 @@ def _train(
             process.terminate()
             process.wait()
         messages.join(_LAST_MESSAGES_S)
+    _check_end(process.returncode, new, extent, messages)
+
+
+def _check_end(exit_code: int, new: RunPaths, extent: Extent, messages: _Messages) -> None:
+    """Raise UserError unless the repeated training has ended as it should."""
     expected = {0}
     if not extent.to_the_end:
         # The signal may reach a process that is already exiting.
         expected |= {128 + signal.SIGTERM, -signal.SIGTERM}
     if extent.status in ("failed", "diverged"):
         expected.add(1)  # the repetition fails too
-    if process.returncode not in expected:
+    if exit_code not in expected:
         messages.print_held()
         raise UserError(
-            f"the repeated training failed with exit code {process.returncode}; its messages are "
-            "above"
+            f"the repeated training failed with exit code {exit_code}; its messages are above"
         )
     if _last_step(new) < extent.last:
         raise UserError(
