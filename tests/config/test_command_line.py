@@ -285,6 +285,23 @@ def test_questions_about_the_configuration_go_to_hydra_untouched() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-m", "seed=1,2", "--cfg", "job"], "--cfg shows the settings of one run, and --multirun"),
+        (["study=length:rates_64", "-c", "job"], "study=length:rates_64 requests a sweep of runs"),
+        (["--info", "defaults", "study=length"], "give --info the settings of one of them"),
+        (["--cfg", "job", "--info", "all"], "--cfg and --info exclude each other"),
+        (["-sc", "install=bash", "-m"], "--shell-completion and --multirun exclude each other"),
+        (["--resolve"], "--resolve says what --cfg prints; add --cfg job"),
+    ],
+)
+def test_flags_that_exclude_each_other_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        CommandLine.parse(arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["optimizer='adamw"], "optimizer='adamw: the quote ' is not closed"),
         (["optimizer=\"it's"], 'optimizer="it\'s: the quote " is not closed'),
         (["model.n_embd=[1,2"], "model.n_embd=[1,2: a bracket ] is missing"),

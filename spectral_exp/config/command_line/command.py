@@ -31,6 +31,12 @@ _INFORMING_FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
     "--shell-completion", "-sc",
 )  # fmt: skip
+# Hydra does one of these at a time.
+_MODES = {
+    "--run": "--run", "-r": "--run", "--multirun": "--multirun", "-m": "--multirun",
+    "--cfg": "--cfg", "-c": "--cfg", "--info": "--info", "-i": "--info",
+    "--shell-completion": "--shell-completion", "-sc": "--shell-completion",
+}  # fmt: skip
 SWEEP_SETTINGS = ("sweep", "study")
 """Settings that make a command line a sweep, also without `--multirun`."""
 
@@ -68,6 +74,7 @@ class CommandLine:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--config-name", "-cn", default="config")
         parser.add_argument("--config-dir", "-cd")
+        _refuse_flags(arguments)
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
         if has_unknown_arguments(arguments):
             known, _ = parser.parse_known_args(arguments)
@@ -131,6 +138,24 @@ class CommandLine:
             parent = Path(str(first.config["outputs"]))
             experiment_id = generate_experiment_id(str(first.config["name"]), parent=parent)
         return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
+
+
+def _refuse_flags(arguments: Sequence[str]) -> None:
+    """Raise a UserError for flags that Hydra does not take together."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    modes = list(dict.fromkeys(_MODES[name] for name in names if name in _MODES))
+    if "--cfg" not in modes and (helpless := {"--resolve", "--package", "-p"} & set(names)):
+        if not {"--help", "-h"} & set(names):
+            raise UserError(f"{min(helpless)} says what --cfg prints; add --cfg job")
+    printing = next((mode for mode in modes if mode in ("--cfg", "--info")), None)
+    study = next((a for a in arguments if setting_of(a) == "study" and _names_sweep(a)), None)
+    if printing is not None and (study is not None or "--multirun" in modes):
+        raise UserError(
+            f"{printing} shows the settings of one run, and {study or '--multirun'} requests a "
+            f"sweep of runs; give {printing} the settings of one of them"
+        )
+    if len(modes) > 1 and not set(modes) <= {"--run", "--multirun"}:
+        raise UserError(f"{' and '.join(modes)} exclude each other; give one of them")
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
