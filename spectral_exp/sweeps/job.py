@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from spectral_exp.core.errors import Interrupted, JobEnding, JobError
+from spectral_exp.core.file_locks import try_lock
 from spectral_exp.sweeps import workers
 from spectral_exp.sweeps.states import read_state
 
@@ -67,18 +70,16 @@ class SweepJob:
         with workers.job() as stopped_by:
             if stopped_by is not None:
                 return Outcome(run_dir.name, "interrupted", "stopped before it began")
-            # Takes seconds. The state is read immediately before the run takes its lock.
-            import spectral_exp.config.build  # noqa: F401
-
-            state = read_state(run_dir, self.defaults)
-            if state.state == "running":
-                return Outcome(run_dir.name, "busy")
-            if state.state == "done":
-                return Outcome(run_dir.name, "done")
-            if state.state == "failed" and state.attempt != self.failures.get(run_dir.name):
-                ending: Ending = "diverged" if state.status == "diverged" else "failed"
-                return Outcome(run_dir.name, ending, state.reason)
-            return self._run(config, run_dir.name)
+            with _claim(run_dir) as is_free:
+                state = read_state(run_dir, self.defaults)
+                if not is_free or state.state == "running":
+                    return Outcome(run_dir.name, "busy")
+                if state.state == "done":
+                    return Outcome(run_dir.name, "done")
+                if state.state == "failed" and state.attempt != self.failures.get(run_dir.name):
+                    ending: Ending = "diverged" if state.status == "diverged" else "failed"
+                    return Outcome(run_dir.name, ending, state.reason)
+                return self._run(config, run_dir.name)
 
     def _run(self, config: DictConfig, folder: str) -> Outcome:
         try:
@@ -92,3 +93,30 @@ class SweepJob:
                 return Outcome(folder, "unsaved", error.problem)
             return Outcome(folder, "interrupted", "stopped by a signal, and saved")
         return Outcome(folder, "done")
+
+
+@contextmanager
+def _claim(folder: Path) -> Iterator[bool]:
+    """Claim the folder of a job inside the `with` block, unless another launcher has claimed it.
+
+    The lock of the run begins only after its state was read. Without the claim, another launcher
+    could begin and finish the run between the two, and the run would get a second attempt.
+
+    Yields:
+        whether no other launcher holds the folder. A system or a file system that cannot lock
+        folders prevents nothing.
+    """
+    descriptor = None
+    # What is wrong with the folder is reported by the run.
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    is_free = descriptor is None or try_lock(descriptor)
+    try:
+        yield is_free
+    finally:
+        if is_free:
+            with contextlib.suppress(OSError):  # it is empty only if the run was refused
+                folder.rmdir()
+        if descriptor is not None:
+            os.close(descriptor)

@@ -209,9 +209,14 @@ def test_a_process_killed_before_training_ends_all(begin: Callable[..., Command]
     assert "rank 1 failed: was killed by SIGKILL" in printed
 
 
-def test_after_all_these_faults_the_run_equals_one_without(
+def test_after_faults_the_run_equals_one_without(
     begin: Callable[..., Command], cwd: Path, tmp_path: Path
 ) -> None:
+    """After one fault at least: other processes may have taken the tests above."""
+    command = begin()
+    ranks = running(command)
+    ranks[0].kill()
+    command.end(ranks)
     last = max(RunPaths(cwd / "run").checkpoint_steps()) + 3
     command = begin(max_steps=last)
     ranks = command.ranks()
