@@ -74,13 +74,13 @@ class CommandLine:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--config-name", "-cn", default="config")
         parser.add_argument("--config-dir", "-cd")
-        _refuse_flags(arguments)
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
         if has_unknown_arguments(arguments):
             known, _ = parser.parse_known_args(arguments)
             with open_composer(known.config_name, known.config_dir) as composer:
                 problems = composer.suggestions().check_arguments(arguments)
             raise UserError("\nerror: ".join(problems))
+        _refuse_flags(arguments)
         # Hydra itself prints help and the configuration, so its arguments stay unchanged.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
         if any(flag.partition("=")[0] in ("--config-path", "-cp") for flag in flags):
@@ -144,9 +144,9 @@ def _refuse_flags(arguments: Sequence[str]) -> None:
     """Raise a UserError for flags that Hydra does not take together."""
     names = [argument.partition("=")[0] for argument in arguments]
     modes = list(dict.fromkeys(_MODES[name] for name in names if name in _MODES))
-    if "--cfg" not in modes and (helpless := {"--resolve", "--package", "-p"} & set(names)):
-        if not {"--help", "-h"} & set(names):
-            raise UserError(f"{min(helpless)} says what --cfg prints; add --cfg job")
+    details = {"--resolve", "--package", "-p"}.intersection(names)
+    if details and not {"--help", "-h"}.intersection(names) and "--cfg" not in modes:
+        raise UserError(f"{min(details)} says what --cfg prints; add --cfg job")
     printing = next((mode for mode in modes if mode in ("--cfg", "--info")), None)
     study = next((a for a in arguments if setting_of(a) == "study" and _names_sweep(a)), None)
     if printing is not None and (study is not None or "--multirun" in modes):
