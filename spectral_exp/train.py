@@ -381,29 +381,25 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
 
 def _run_by_hydra(command: CommandLine, run_one: Callable[[DictConfig], None]) -> None:
     """Let Hydra run the job of `command` by `run_one`, or print what its flags ask for."""
-    if command.flags:
+    failed: list[JobError] = []
 
-        def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> None:
+        try:
             run_one(config)
+        except JobError as error:  # Hydra would print it with all overrides
+            failed.append(error)
 
+    if command.flags:
         sys.argv[1:] = command.arguments
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(task)()
-        return
-    # hydra.main does the same, but composes everything twice to find out whether it is a sweep.
-    with hydra.initialize_config_dir(
-        config_dir=str(CONF_DIR), job_name=JOB_NAME, version_base="1.3"
-    ):
-        single = GlobalHydra.instance().hydra
-        assert single is not None
-        failed: list[JobError] = []
-
-        def run(config: DictConfig) -> None:
-            try:
-                run_one(config)
-            except JobError as error:  # Hydra would print it with all overrides
-                failed.append(error)
-
-        single.run(command.config_name, run, list(command.overrides))
+    else:
+        # hydra.main does the same, but composes all twice to find out whether it is a sweep.
+        with hydra.initialize_config_dir(
+            config_dir=str(CONF_DIR), job_name=JOB_NAME, version_base="1.3"
+        ):
+            single = GlobalHydra.instance().hydra
+            assert single is not None
+            single.run(command.config_name, task, list(command.overrides))
     if failed:
         raise failed[0]
 

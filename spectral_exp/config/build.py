@@ -30,7 +30,7 @@ from spectral_exp.config.distributed import make_distributed_settings
 from spectral_exp.config.folders import refuse_unwritable, trial_folder
 from spectral_exp.config.globals import Globals
 from spectral_exp.config.optimizer import make_optimizer
-from spectral_exp.config.packages import own_places
+from spectral_exp.config.packages import has_own_part, own_places
 from spectral_exp.config.parts import (
     ROLES,
     make_dataset,
@@ -80,6 +80,7 @@ from spectral_exp.training.resume import (
 from spectral_exp.training.runner import Runner
 from spectral_exp.training.seeding import process_settings
 from spectral_exp.training.settings import TrainingSettings
+from spectral_exp.training.trial import try_model
 
 if TYPE_CHECKING:
     from spectral_exp.distributed.rendezvous import Rendezvous
@@ -363,12 +364,16 @@ def _model(
     """Build the model; on trial without memory for its weights."""
     with UndrawnWeights() if trial else nullcontext():
         model = make_model(config, vocab_size, make)
-    if model is not None and trial:
-        # A summary that fails must fail before the run directory, which will record it, exists.
-        name = f"model: {type(model).__name__}"
-        make.call("model", lambda: construct(name, lambda: summarize_model(model)))
-    elif model is not None:
+    if model is None:
+        return None
+    if not trial:
+        return model.to(device)
+    # A summary that fails must fail before the run directory, which will record it, exists.
+    name = f"model: {type(model).__name__}"
+    make.call("model", lambda: construct(name, lambda: summarize_model(model)))
+    if has_own_part(config["model"], make.packages):
         model.to(device)
+        make.call("model", lambda: try_model(model, vocab_size, model.block_size, device))
     return model
 
 

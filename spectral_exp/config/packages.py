@@ -82,6 +82,16 @@ def names_own_part(node: object, packages: Iterable[str]) -> bool:
     return target.partition(".")[0] in {*packages, *entry_point_packages()}
 
 
+def has_own_part(node: object, packages: Iterable[str]) -> bool:
+    """Return whether a section of the configuration or one inside it names a part of the user."""
+    if not isinstance(node, Mapping):
+        return False
+    packages = tuple(packages)
+    return names_own_part(node, packages) or any(
+        has_own_part(inner, packages) for inner in node.values()
+    )
+
+
 def remember_packages(config: Mapping[str, Any]) -> None:
     """Record that this user uses the packages of `config`."""
     for place in find_packages(config).values():

@@ -1,8 +1,9 @@
-"""Trial calls of a loss and a schedule, so that one that does not fit is named before a run."""
+"""Trial calls of a model, a loss and a schedule: what does not fit is named before a run."""
 
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,32 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.training.contracts import Schedule
 
 _B, _T = 2, 4
+
+
+def try_model(model: nn.Module, vocab_size: int, block_size: int, device: torch.device) -> None:
+    """Compute and differentiate the logits of a few tokens; draw no number from torch's generators.
+
+    Raises:
+        UserError: it fails, or returns something else than logits (B, T, V).
+    """
+    kind = type(model).__name__
+    ids = torch.zeros(_B, min(_T, block_size), dtype=torch.long, device=device)
+    shape = (*ids.shape, vocab_size)
+    with torch.random.fork_rng():
+        logits = _call(f"model: {kind}", lambda: model(ids))
+        if not isinstance(logits, Tensor):
+            found = f"a {type(logits).__name__}"
+        elif logits.shape != shape or not logits.is_floating_point():
+            found = f"a tensor {tuple(logits.shape)} of {logits.dtype}"
+        elif not logits.requires_grad:
+            found = "a tensor without gradient"
+        else:
+            _call(f"model: {kind}", logits.sum().backward)
+            return
+    raise UserError(
+        f"model: {kind} must return logits with their gradient, a tensor {shape} of {vocab_size} "
+        f"tokens for ids {tuple(ids.shape)}; it returns {found}; see Model in docs/extend.md"
+    )
 
 
 def try_loss(loss: nn.Module, vocab_size: int) -> None:
@@ -70,6 +97,8 @@ def _call(name: str, call: Callable[[], Any]) -> Any:
         return call()
     except Exception as error:
         message = " ".join(str(error).split())
+        place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{name} cannot do a step of the training loop: {type(error).__name__}: {message}"
+            f"{name} cannot do a step of the training loop: {type(error).__name__}: {message} "
+            f"({place.filename}, line {place.lineno})"
         ) from error

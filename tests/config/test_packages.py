@@ -44,6 +44,40 @@ class Doubled(CrossEntropy):
 def not_a_loss(x: float = 1.0) -> float:
     return x
 """
+MODELS = """
+from spectral_exp.models import GPT
+from spectral_exp.models.gpt import MLP
+
+
+class Whole(GPT):
+    def forward(self, ids, cache=None):
+        return super().forward(ids, cache)
+
+
+class Broken(GPT):
+    def forward(self, ids, cache=None):
+        raise ValueError("not that way")
+
+
+class Shortened(GPT):
+    def forward(self, ids, cache=None):
+        return super().forward(ids, cache)[:, 1:]
+
+
+class Pair(GPT):
+    def forward(self, ids, cache=None):
+        return super().forward(ids, cache), None
+
+
+class Fixed(GPT):
+    def forward(self, ids, cache=None):
+        return super().forward(ids, cache).detach()
+
+
+class BrokenMLP(MLP):
+    def forward(self, x):
+        return x @ x
+"""
 WATCHER = """
 from pathlib import Path
 
@@ -117,6 +151,26 @@ def test_a_part_in_a_named_package_is_built(lab: Path) -> None:
     assert "a function in spectral_exp.losses or mylab that is annotated" in problem
     (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.optim.lion")
     assert "must be a subclass of Module" in problem
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "words"),
+    [
+        ("model", "Whole", ()),
+        ("model", "Broken", ("ValueError: not that way (", "models.py, line ")),
+        ("model", "Shortened", ("a tensor (2, 4, ", "it returns a tensor (2, 3, ")),
+        ("model", "Pair", ("for ids (2, 4); it returns a tuple",)),
+        ("model", "Fixed", ("it returns a tensor without gradient",)),
+        ("model.mlp", "BrokenMLP", ("model: GPT cannot do a step", "models.py, line ")),
+    ],
+)
+def test_an_own_model_is_tried_before_a_run(
+    place: str, part: str, words: tuple[str, ...], lab: Path
+) -> None:
+    write(lab / "mylab", {"models.py": MODELS})
+    found = problems_of("packages=[mylab]", f"{place}._target_=mylab.models.{part}")
+    assert len(found) == bool(words)
+    assert all(word in found[0] for word in words)
 
 
 def test_the_files_of_an_own_component_are_known(lab: Path) -> None:
