@@ -11,7 +11,6 @@ import functools
 import inspect
 import logging
 import math
-import traceback
 import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from spectral_exp.config.packages import find_packages
 from spectral_exp.config.roles import NotAPartError, Role
-from spectral_exp.core.errors import SettingError, UserError, nearest
+from spectral_exp.core.errors import SettingError, UserError, describe_error, nearest
 from spectral_exp.core.foreign_text import printable
 
 log = logging.getLogger(__name__)
@@ -163,12 +162,7 @@ def construct(name: str, build: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         log.debug("%s failed", name, exc_info=True)
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        message = " ".join(str(error).split())
-        where = f"{place.filename}, line {place.lineno}"
-        raise UserError(
-            f"{name} refuses these settings: {type(error).__name__}: {message} ({where})"
-        ) from error
+        raise UserError(f"{name} refuses these settings: {describe_error(error)}") from error
 
 
 def _join(path: str, name: str) -> str:

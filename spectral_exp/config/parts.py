@@ -25,7 +25,12 @@ ROLES = {
     "schedule": Role(Schedule, "spectral_exp.optim"),
     "loss": Role(nn.Module, "spectral_exp.losses"),
     "data": Role(Corpus, "spectral_exp.data"),
-    "tokenizer": Role(TokenizerSpec, "spectral_exp.data"),
+    "tokenizer": Role(
+        TokenizerSpec,
+        "spectral_exp.data",
+        # A run keeps its tokenizer, and is readable without the code of whoever made it.
+        instead_of_own="for one of your own write tokenizer=hf tokenizer.path=tokenizer.json",
+    ),
     "training": Role(TrainingSettings, "spectral_exp.training"),
     "distributed": Role(DistributedSettings, "spectral_exp.distributed"),
 }

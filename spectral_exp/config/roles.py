@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import traceback
 import types
 import typing
 from collections.abc import Callable, Collection
@@ -20,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spectral_exp.config.packages import entry_point_packages
+from spectral_exp.core.errors import describe_error
 
 PACKAGE = "spectral_exp"
 _DOTTED_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)
@@ -37,11 +37,13 @@ class Role:
         kind: base class or protocol of the parts.
         home: the package or module whose functions may build a part.
         torch_home: the package of torch whose classes fit too.
+        instead_of_own: what a user gives instead of a part of their own; None if those fit too.
     """
 
     kind: type
     home: str
     torch_home: str | None = None
+    instead_of_own: str | None = None
 
     def part(self, annotation: Any) -> Role | None:
         """Return the role of a nested part, for a parameter annotated `Callable[..., Kind]`.
@@ -68,6 +70,10 @@ class Role:
             NotAPartError: it does not exist, or does not fit this role.
         """
         top = name.partition(".")[0]
+        if self.instead_of_own is not None:
+            own = ()
+            if top not in (PACKAGE, "torch"):
+                raise NotAPartError(f"must lie in {PACKAGE}; {self.instead_of_own}")
         if top not in (PACKAGE, "torch", *own):
             if top not in entry_point_packages():
                 raise NotAPartError(
@@ -114,13 +120,6 @@ class Role:
             f"must be a subclass of {kind} in {places}{of_torch}, or a function in {homes} "
             "that is annotated to return one"
         )
-
-
-def describe_error(error: Exception) -> str:
-    """Return an error of the user's code with its last place in a file, in one line."""
-    places = traceback.extract_tb(error.__traceback__)
-    where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def _is_union(annotation: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -181,3 +182,10 @@ class RunError(Exception):
 
 class DivergedError(RunError):
     """The loss of a run is no longer finite, which each further attempt would repeat."""
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error of the user's code with its last place in a file, in one line."""
+    places = traceback.extract_tb(error.__traceback__)
+    where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"

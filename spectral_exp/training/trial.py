@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import UserError, describe_error
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.training.contracts import Schedule
 
@@ -96,9 +95,6 @@ def _call(name: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Exception as error:
-        message = " ".join(str(error).split())
-        place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{name} cannot do a step of the training loop: {type(error).__name__}: {message} "
-            f"({place.filename}, line {place.lineno})"
+            f"{name} cannot do a step of the training loop: {describe_error(error)}"
         ) from error

@@ -151,6 +151,8 @@ def test_a_part_in_a_named_package_is_built(lab: Path) -> None:
     assert "a function in spectral_exp.losses or mylab that is annotated" in problem
     (problem,) = problems_of("packages=[mylab]", "loss._target_=mylab.optim.lion")
     assert "must be a subclass of Module" in problem
+    (problem,) = problems_of("packages=[mylab]", "tokenizer._target_=mylab.optim.lion")
+    assert "must lie in spectral_exp; for one of your own write tokenizer=hf" in problem
 
 
 @pytest.mark.parametrize(
