@@ -93,9 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
         immediate=True, delegate=sweep_workers.stop_workers, is_worker=is_launched
     ) as stop:
         try:
-            if is_launched:
-                unblock_signals()
-            code = _run(sys.argv[1:] if arguments is None else arguments, stop)
+            try:
+                if is_launched:
+                    unblock_signals()
+                code = _run(sys.argv[1:] if arguments is None else arguments, stop)
+            finally:
+                stop.settle()  # a signal must not interrupt the message about the end
         except Interrupted as error:
             if error.problem:
                 _print_problems(error.problem)

@@ -87,9 +87,12 @@ def start(
 
     Returns its exit code and whether it was alive to receive them.
     """
+    # Ctrl-C waits until the child has chosen what it does: an inherited handler would lose it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     pid = os.fork()
     if pid == 0:
         train(run)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     was_sent = False
     if names:
         time.sleep(after_s)
@@ -111,6 +114,7 @@ def train(run: str) -> None:
     code = 1
     # Before `main` the system ends a process at Ctrl-C, as the interpreter would.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
         with Path(f"{run}.out").open("a") as out:
             os.dup2(out.fileno(), 1)

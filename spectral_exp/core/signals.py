@@ -68,6 +68,7 @@ class StopRequest:
         self._immediate = immediate
         self._delegate = delegate
         self._is_worker = is_worker
+        self._is_settled = False
         self._outer: StopRequest | None = None
         self._urgent_at_s: float | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -85,6 +86,9 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in self._numbers | (outer._before.keys() if outer else set()):
                 self._install(number)
+        if outer is not None and self.signal_number is None:
+            # A signal that came before its handler was installed has reached the outer blocks only.
+            self.signal_number, self._urgent_at_s = outer.signal_number, outer._urgent_at_s
         _current = self
         return self
 
@@ -94,6 +98,10 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def settle(self) -> None:
+        """Only note a first signal from now on, because the work of this block has ended."""
+        self._is_settled = True
 
     def finish(self) -> None:
         """Handle no more signals, now that the process is about to end.
@@ -144,7 +152,7 @@ class StopRequest:
             block = block._outer
         if is_repeated and not self._is_worker:
             raise Interrupted(number)
-        if not is_first:
+        if not is_first or self._is_settled:
             return
         name = signal.Signals(number).name
         if self._delegate is not None and self._delegate():

@@ -142,6 +142,34 @@ def test_the_outer_block_receives_the_signals_of_the_inner_one(clock: Clock) -> 
             send(signal.SIGINT)
 
 
+def test_a_signal_between_the_handlers_of_two_blocks_reaches_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with StopRequest() as outer:
+        with monkeypatch.context() as patch:
+
+            def install(block: StopRequest, number: signal.Signals) -> None:
+                send(signal.SIGINT)
+                patch.undo()
+                block._install(number)
+
+            patch.setattr(StopRequest, "_install", install)
+            inner = StopRequest().__enter__()
+        send(signal.SIGTERM)
+        assert (outer.signal_number, inner.signal_number) == (signal.SIGINT, signal.SIGINT)
+        inner.__exit__()
+
+
+def test_work_that_has_ended_is_not_interrupted(clock: Clock) -> None:
+    with StopRequest(immediate=True) as stop:
+        stop.settle()
+        send(signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        clock.now_s += 2
+        with pytest.raises(Interrupted):  # the message about the end may wait for a reader
+            send(signal.SIGINT)
+
+
 def test_a_worker_leaves_interrupts_and_haste_to_its_parent(clock: Clock) -> None:
     with StopRequest(is_worker=True), StopRequest() as stop:
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
