@@ -8,7 +8,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,14 @@ def first_in_ci(total: int, sampled: int) -> list[Any]:
     """Parameters 0 to `total`; CI runs the first `sampled`."""
     return [
         pytest.param(i, marks=pytest.mark.exhaustive if i >= sampled else ()) for i in range(total)
+    ]
+
+
+def every_in_ci(n: int, values: Iterable[Any]) -> list[Any]:
+    """Parameters `values`; CI runs every `n`-th of them, beginning with the first."""
+    return [
+        pytest.param(value, marks=pytest.mark.exhaustive if i % n else ())
+        for i, value in enumerate(values)
     ]
 
 

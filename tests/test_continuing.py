@@ -33,7 +33,7 @@ from spectral_exp.runs.layout import RunPaths
 from spectral_exp.train import main
 from spectral_exp.training.resume import warn_of_other_bits
 from spectral_exp.training.summary import summary
-from tests.conftest import NO_PLOTS, TINY, python
+from tests.conftest import NO_PLOTS, TINY, every_in_ci, python
 
 OF_TEXT = tuple(override for override in TINY if not override.startswith("data"))
 SETTINGS = (
@@ -329,7 +329,9 @@ def test_printed_commands_work_for_any_name(here: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ['it\'s a b=c,d{e} "q" $HOME\\', "-中文😀#;&|", "new\nline"])
+@pytest.mark.parametrize(
+    "name", every_in_ci(3, ['it\'s a b=c,d{e} "q" $HOME\\', "-中文😀#;&|", "new\nline"])
+)
 def test_printed_commands_can_be_pasted(name: str, here: Path) -> None:
     odd = [
         f"hydra.run.dir={name}",

@@ -468,15 +468,20 @@ sys.exit(train.main(sys.argv[1:]))
 """
 
 
-# The one with the most parts; the others are slow.
+# The one with the most parts; the others are slow, and CI runs every third of them.
 SAMPLE = ("phasor_rgd_qfe",)
 
 
 @pytest.mark.parametrize(
     "experiment",
     [
-        name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow)
-        for name in EXPERIMENTS
+        *SAMPLE,
+        *(
+            pytest.param(
+                name, marks=[pytest.mark.slow, *([pytest.mark.exhaustive] if i % 3 else [])]
+            )
+            for i, name in enumerate(e for e in EXPERIMENTS if e not in SAMPLE)
+        ),
     ],
 )
 def test_killed_and_resumed_equals_undisturbed_bit_for_bit(

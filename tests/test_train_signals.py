@@ -322,8 +322,8 @@ def test_a_terminal_that_closes_ends_the_run_in_order_or_not_at_all(
     ("stop", "code"),
     [
         (lambda pid: os.killpg(pid, signal.SIGINT), 130),
-        (lambda pid: os.killpg(pid, signal.SIGTERM), 143),
-        (lambda pid: os.killpg(pid, signal.SIGHUP), 129),
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGTERM), 143, marks=pytest.mark.exhaustive),
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGHUP), 129, marks=pytest.mark.exhaustive),
         (lambda pid: os.kill(pid, signal.SIGTERM), 143),
         (lambda pid: os.kill(pid, signal.SIGKILL), -9),
     ],

@@ -23,6 +23,7 @@ from spectral_exp.core.json_value import CIRCULAR
 from spectral_exp.core.redact import REDACTED, is_secret_name, redact, redact_text, without_secrets
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, MetricsLogger
 from spectral_exp.monitoring.checkpoint.state import KeptConfig
+from tests.conftest import every_in_ci
 
 SECRET = "Zq8hunter2XY"
 
@@ -268,24 +269,14 @@ def test_any_text_is_stable_and_keeps_its_lines_without_secrets(text: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
-    [
-        "a",
-        "a=",
-        "a-",
-        "eyJaaaaaaaaa-",
-        "://a:",
-        "\\",
-        "((",
-        ")",
-        "token={",
-        "a:\n",
-        "password=",
-        "sk-",
-        "' ",
-        "-- ",
-        "x,",
-    ],
-)
+    every_in_ci(
+        4,
+        [
+            "a", "a=", "a-", "eyJaaaaaaaaa-", "://a:", "\\", "((", ")", "token={", "a:\n", "password=", "sk-", "' ", "-- ",
+            "x,",
+        ],
+    ),
+)  # fmt: skip
 def test_long_texts_take_time_in_proportion(unit: str) -> None:
     # With a search of quadratic time this would take hours.
     shown = redact_text(unit * (500_000 // len(unit)) + f"\npassword: {SECRET}")

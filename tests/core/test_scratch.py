@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from spectral_exp.core.scratch import scratch_folder
-from tests.conftest import NO_PLOTS, TINY, train
+from tests.conftest import NO_PLOTS, TINY, every_in_ci, train
 from tests.core.test_child_process import is_gone
 from tests.s3_server import eventually
 
@@ -75,7 +75,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", every_in_ci(3, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+)
 @pytest.mark.parametrize("command", ["verify_resume", "reproduce"])
 def test_a_command_that_is_stopped_leaves_nothing(
     command: str, number: signal.Signals, run: Path, temporary: Path, tmp_path: Path

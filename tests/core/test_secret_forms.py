@@ -28,7 +28,7 @@ from spectral_exp.core.redact import (
 )
 from spectral_exp.core.secret_names import Secrecy, secrecy
 from spectral_exp.monitoring.tracking import environment
-from tests.conftest import compose
+from tests.conftest import compose, every_in_ci
 
 SECRETS = ("Zq8hunter2XY", "9f86d081884c7d659a2feaa0c55ad015")
 LONG_NUMBER = 123456789012
@@ -111,13 +111,13 @@ def test_in_code_only_literals_are_hidden(code: str, expected: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
-    [
+    every_in_ci(4, [
         "://a:b@", "password: a\n", "password: a ", "token=f(", "token: str = ", "name=a ", "value=a ", "name=token,",
         'value="', "user=a,key=", "login a password ", "<password>", "<password a", "<key>", "mysql -a", "curl -u a ",
         "config --a ", "echo a|", "-p ", '("token","', "token%3D", "%3A%2F%2Fa%3A", "password is ", 'token "',
         "wandb login --a ", "openai: {", "<Cookie a=", ";PWD=", ":thin:a/", 'password=\\"', "{password=", "password=$(",
         "password={{", "password: Optional[", "a.token.", "token=a&", "token=a\\n", "b'", "token=`", "Digest ",
-    ],
+    ]),
 )  # fmt: skip
 def test_long_texts_take_time_in_proportion(unit: str) -> None:
     # With a search of quadratic time this would take hours.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import every_in_ci
 from tests.crash.conftest import Zygote, report_count
 
 
@@ -64,14 +65,7 @@ def test_every_file_of_a_library_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "damage",
-    [
-        flip,
-        truncate,
-        *(pytest.param(d, marks=pytest.mark.exhaustive) for d in (empty, Path.unlink)),
-    ],
-)
+@pytest.mark.parametrize("damage", every_in_ci(4, [flip, truncate, empty, Path.unlink]))
 def test_every_file_of_a_whole_run(
     zygote: Zygote, damage: Callable[[Path], None], tmp_path: Path
 ) -> None:

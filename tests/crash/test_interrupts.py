@@ -18,7 +18,10 @@ from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
 WAYS = ("guarded", "small", "synchronous")
-SAMPLED_WAYS = [pytest.param("guarded", marks=pytest.mark.exhaustive), "small", "synchronous"]
+ONE_IN_CI = [
+    "guarded",
+    *(pytest.param(w, marks=pytest.mark.exhaustive) for w in ("small", "synchronous")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +120,10 @@ def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", SAMPLED_WAYS)
+@pytest.mark.parametrize(
+    "way",
+    ["small", *(pytest.param(w, marks=pytest.mark.exhaustive) for w in ("guarded", "synchronous"))],
+)
 def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=1)
     assert tried > 0
@@ -125,7 +131,7 @@ def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ONE_IN_CI)
 def test_a_sample_of_bytecodes(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=7, bytecodes=True)
     assert tried > 0
@@ -151,7 +157,11 @@ def test_random_times(make: Callable[[str, int], Trainer], way: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "size", "times"),
-    [("guarded", 40, 1000), ("synchronous", 40, 500), ("guarded", 3000, 60)],
+    [
+        ("guarded", 40, 500),
+        pytest.param("synchronous", 40, 500, marks=pytest.mark.exhaustive),
+        pytest.param("guarded", 3000, 60, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_many_random_times(
     make: Callable[[str, int], Trainer], way: str, size: int, times: int

@@ -67,11 +67,10 @@ def test_sample_of_calls(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize(
-    "scenario", [pytest.param("library", marks=pytest.mark.exhaustive), "background"]
-)
+@pytest.mark.parametrize("scenario", ["library", "background"])
 def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
     kill_at_every_call(zygote, scenario, tmp_path, at_most=None)
 
@@ -79,7 +78,8 @@ def test_every_call(zygote: Zygote, scenario: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize(("scenario", "at_most"), [("run", 20), ("synchronous run", 20)])
+@pytest.mark.parametrize("at_most", [8, pytest.param(30, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("scenario", ["run", "synchronous run"])
 def test_calls_of_whole_runs(zygote: Zygote, scenario: str, at_most: int, tmp_path: Path) -> None:
     kill_at_every_call(zygote, scenario, tmp_path, at_most)
 

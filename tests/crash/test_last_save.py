@@ -23,7 +23,7 @@ from spectral_exp.monitoring.checkpoint.failures import remedy as find_remedy
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.train import main
 from spectral_exp.training.refusals import describe_refusal
-from tests.conftest import NO_PLOTS, TINY, python
+from tests.conftest import NO_PLOTS, TINY, every_in_ci, python
 from tests.crash.conftest import mounted
 
 KEEP = "monitoring.checkpoint.keep_last_n=9"
@@ -334,7 +334,7 @@ print(manager.failures)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("free_bytes", [0, 4096, 8192, 16384])
+@pytest.mark.parametrize("free_bytes", every_in_ci(2, [0, 4096, 8192, 16384]))
 def test_resuming_on_a_full_disk_is_one_line(
     disk: Path, free_bytes: int, capfd: pytest.CaptureFixture[str]
 ) -> None:

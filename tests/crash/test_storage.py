@@ -16,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.monitoring import CheckpointManager, MetricsLogger
+from tests.conftest import every_in_ci
 from tests.crash.conftest import Zygote, mounted, points, report_count
 from tests.crash.scenarios import library_loop
 from tests.crash.test_last_save import train
@@ -62,7 +63,7 @@ def test_one_refusal_at_a_sample_of_calls(zygote: Zygote, error: str, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES", "EROFS"])
+@pytest.mark.parametrize("error", every_in_ci(4, ["ENOSPC", "EIO", "EACCES", "EROFS"]))
 def test_one_refusal_at_every_call(zygote: Zygote, error: str, tmp_path: Path) -> None:
     fail_at_every_call(zygote, error, tmp_path, at_most=None)
 
