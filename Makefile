@@ -19,11 +19,11 @@ lint: $(STAMP)
 suite: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The longer tests: every system call of a save, whole runs killed at many points.
+# The longer tests: refusals at every system call of a save, whole runs killed at many points.
 slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not exhaustive'
 
-# What is left of them: half an hour more of random signals and changed records.
+# The rest of what they try a sample of; more than an hour.
 exhaustive: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
 
