@@ -19,7 +19,7 @@ export const X_LABELS = {
 
 const MIN_BINS = 200;
 const MAX_BINS = 1500;
-const ZOOM_DELAY_MS = 60;
+const AGAIN_MS = 60;
 const LOADING_MS = 500;
 
 export class ChartCard {
@@ -68,7 +68,7 @@ export class ChartCard {
     const signature = JSON.stringify([this.dataParameters(), settings.view.x ?? null]);
     if (signature !== this.signature) {
       this.signature = signature;
-      this.refresh(ZOOM_DELAY_MS);
+      this.refresh();
     }
     this.applyView();
   }
@@ -85,7 +85,7 @@ export class ChartCard {
 
   setVisible(isVisible) {
     this.isVisible = isVisible;
-    if (isVisible && this.isStale) this.refresh(0);
+    if (isVisible && this.isStale) this.refresh();
   }
 
   /** Load the data again, now if the chart is in sight and else when it is. */
@@ -134,7 +134,7 @@ export class ChartCard {
       fill(this.note, error.message);
     }
     if (this.controller === controller) this.controller = null;
-    if (this.isStale) this.refresh(ZOOM_DELAY_MS);
+    if (this.isStale) this.refresh(AGAIN_MS);
   }
 
   async fetchSeries(signal) {

@@ -19,6 +19,16 @@ const BANDS = [
   { value: "runs", label: "Runs", title: "Each run by itself" },
 ];
 
+/** The parameters of the address that change the charts alone. */
+const OWN_PARAMETERS = new Set(["x", "y", "band", "smooth", "charts", "zoom"]);
+
+/** Whether the parameters of two addresses differ in what changes the charts alone. */
+export function changesChartsAlone(before, after) {
+  const others = (params) =>
+    JSON.stringify([...params].filter(([name]) => !OWN_PARAMETERS.has(name)));
+  return before.toString() !== after.toString() && others(before) === others(after);
+}
+
 export class ChartsPanel {
   /**
    * @param {HTMLElement} host

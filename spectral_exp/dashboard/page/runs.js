@@ -1,6 +1,6 @@
 /** The runs page: filter, table of groups, charts. */
 
-import { ChartsPanel } from "./charts_panel.js";
+import { ChartsPanel, changesChartsAlone } from "./charts_panel.js";
 import { resolveColors } from "./colors.js";
 import { narrowScreen, runColumns } from "./columns.js";
 import { emptyState } from "./controls.js";
@@ -64,7 +64,13 @@ export class RunsPage {
   }
 
   update(params) {
+    const { answer } = this.groups;
+    const isOfCharts = answer && !answer.is_outline && changesChartsAlone(this.params, params);
     this.params = params;
+    if (isOfCharts) {
+      this.drawCharts(answer);
+      return;
+    }
     this.groups.setQuery(groupQuery(params));
     this.draw();
   }

@@ -120,6 +120,25 @@ def test_the_state_is_in_the_address(open_page: OpenPage, dashboard: str) -> Non
 
 
 @pytest.mark.slow
+def test_what_concerns_the_charts_alone_leaves_the_table(
+    open_page: OpenPage, dashboard: str
+) -> None:
+    page = visit(open_page, dashboard)
+    expect(page.locator(".chart-plot").first).to_be_visible()
+    before = row(page, "wave").element_handle()
+    page.get_by_role("button", name="Log", exact=True).click()
+    expect(page.get_by_role("button", name="Log", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    page.get_by_label("Find charts").fill("val_bpb")
+    expect(page.locator(".chart-card")).to_have_count(1)
+    assert "y=log" in page.url
+    assert before.evaluate("row => row.isConnected")
+    page.get_by_label("Baseline").select_option("wave")
+    expect(row(page, "wave")).to_contain_text("baseline")
+    assert not before.evaluate("row => row.isConnected")
+
+
 def test_the_keyboard_is_enough(open_page: OpenPage, dashboard: str) -> None:
     page = visit(open_page, dashboard)
     expect(row(page, "wave")).to_be_visible()

@@ -178,13 +178,16 @@ function outlines(lows, highs, [from, to], x, scaleY) {
   const bottom = scaleY.toPixels(lows, from, to);
   const parts = [];
   let start = 0;
-  for (let end = 0; end <= x.length; end += 1) {
-    const isKnown = Number.isFinite(lows[from + end]) && Number.isFinite(highs[from + end]);
-    if (end < x.length && isKnown) continue;
+  const close = (end) => {
     const part = (array) => array.subarray(start, end);
     if (end > start) parts.push({ x: part(x), top: part(top), bottom: part(bottom) });
     start = end + 1;
+  };
+  for (let row = 0; row < x.length; row += 1) {
+    const [low, high] = [lows[from + row], highs[from + row]];
+    if (low - low !== 0 || high - high !== 0) close(row); // NaN or infinite
   }
+  close(x.length);
   return parts;
 }
 
