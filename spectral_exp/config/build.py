@@ -308,10 +308,8 @@ def _assemble(
     if dataset is not None and settings is not None:
         make.call("training", lambda: prompt_ids(dataset, settings))
     vocab_size = 256 if dataset is None else dataset.vocab_size
-    # A model to divide goes to the device in parts.
     is_whole = world.size == 1 or distributed is None or distributed.strategy == "ddp"
-    model_device = device if is_whole else torch.device("cpu")
-    model = _model(config, vocab_size, model_device, make, trial)
+    model = _model(config, vocab_size, device if is_whole else None, make, trial)
     optimizer = make_optimizer(config, model, make, trial)
     if optimizer is not None and distributed is not None and distributed.shard_optimizer:
         make.call("", lambda: refuse_unshareable(optimizer))
@@ -359,19 +357,27 @@ def _make_globals(config: Mapping[str, Any], make: Constructor) -> Any:
 
 
 def _model(
-    config: Mapping[str, Any], vocab_size: int, device: torch.device, make: Constructor, trial: bool
+    config: Mapping[str, Any],
+    vocab_size: int,
+    device: torch.device | None,
+    make: Constructor,
+    trial: bool,
 ) -> Any:
-    """Build the model; on trial without memory for its weights."""
+    """Build the model; on trial without memory for its weights.
+
+    Args:
+        device: where it computes; None for a model to divide, which goes there in parts.
+    """
     with UndrawnWeights() if trial else nullcontext():
         model = make_model(config, vocab_size, make)
     if model is None:
         return None
     if not trial:
-        return model.to(device)
+        return model if device is None else model.to(device)
     # A summary that fails must fail before the run directory, which will record it, exists.
     name = f"model: {type(model).__name__}"
     make.call("model", lambda: construct(name, lambda: summarize_model(model)))
-    if has_own_part(config["model"], make.packages):
+    if device is not None and has_own_part(config["model"], make.packages):
         model.to(device)
         make.call("model", lambda: try_model(model, vocab_size, model.block_size, device))
     return model

@@ -181,6 +181,20 @@ def test_captions_name_the_metric_and_the_number_of_runs() -> None:
 # --- differences ----------------------------------------------------------------------------------
 
 
+def test_captions_say_why_there_is_no_interval() -> None:
+    classic, wave, new = three().summaries
+    equal = replace(classic, interval=None)
+    assert (
+        "no interval for classic (all values are equal)" in intervals(comparison([equal])).caption
+    )
+    caption = intervals(comparison([equal, new])).caption
+    assert "no interval for classic and new (n < 3 or all values are equal)" in caption
+    assert len(wave.values) >= 3
+    unknown = difference(classic, wave, interval=None, p_value=None, p_holm=None, separated=None)
+    found = comparison([classic, wave], differences=[unknown])
+    assert "without an interval: all values are equal" in differences(found, "baseline").caption
+
+
 def test_captions_call_a_speed_the_median_that_it_is() -> None:
     speeds = Comparison("tokens_per_s", "final", False, three().summaries, None, [], [])
     assert intervals(speeds).caption.startswith(

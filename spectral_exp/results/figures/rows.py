@@ -53,7 +53,8 @@ def intervals(comparison: Comparison, *, theme: str = "light") -> Plot:
     if baseline is not None:
         words.append(f"dashed: mean of {comparison.baseline}")
     if few:
-        words.append(f"no interval for {list_names(few)} (n < {_TOO_FEW})")
+        why = _why_no_interval([len(s.values) for s in known if s.interval is None])
+        words.append(f"no interval for {list_names(few)} ({why})")
     missing = [summary.group.label for summary in comparison.summaries if not summary.values]
     if missing:
         words.append(f"without a value: {list_names(missing)}")
@@ -147,8 +148,8 @@ def differences(
             " 0.05"
         )
         words.append(f"filled: separated from zero ({corrected}), hollow: not separated")
-    if any(d.interval is None for d in shown):
-        words.append(f"without an interval: n < {_TOO_FEW}")
+    if without := [d.n for d in shown if d.interval is None]:
+        words.append(f"without an interval: {_why_no_interval(without)}")
     if any(_is_unequal(d) for d in shown):
         words.append("* the two groups do not match in all that should be equal")
     label = f"difference in {comparison.metric_info.axis_label}"
@@ -156,6 +157,12 @@ def differences(
     left, right = sides[comparison.lower_is_better]
     draw = partial(_draw, rows, chosen, 0.0, label, "pair of runs", left, right)
     return Plot(name, _sentence(words, rows, 0.0), chosen, draw)
+
+
+def _why_no_interval(counts: Sequence[int]) -> str:
+    """Return why there is no interval of so many values each."""
+    reasons = {f"n < {_TOO_FEW}" if n < _TOO_FEW else "all values are equal" for n in counts}
+    return " or ".join(sorted(reasons, reverse=True))
 
 
 def difference_rows(comparison: Comparison, shown: Sequence[Difference]) -> list[Row]:
