@@ -44,6 +44,14 @@ class Doubled(CrossEntropy):
 def not_a_loss(x: float = 1.0) -> float:
     return x
 """
+BREAKS_LATER = """    calls = 0
+
+    def forward(self, logits, targets):
+        self.calls += 1
+        if self.calls > 3:
+            raise RuntimeError("no more")
+        return super().forward(logits, targets)
+"""
 MODELS = """
 from spectral_exp.models import GPT
 from spectral_exp.models.gpt import MLP
@@ -346,6 +354,17 @@ def test_a_file_whose_name_is_not_utf8_is_reported(tmp_path: Path) -> None:
     facts, _ = own_code({"mylab": tmp_path})
     assert facts["mylab"]["saved"] == ["mylab/part.py"]
     assert facts["mylab"]["missing"] == [r"caf\udce9.txt (its name is not UTF-8)"]
+
+
+def test_an_error_in_an_own_part_ends_the_run_with_one_line(
+    lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(lab / "mylab", {"losses.py": LOSS.replace("    pass", BREAKS_LATER)})
+    mine = ["--config-dir", "myconf", *TINY, NO_PLOTS, "device=cpu", "packages=[mylab]"]
+    assert train.main([*mine, "loss=doubled", "hydra.run.dir=run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: run: RuntimeError: no more (traceback in run/train.log)"
+    assert 'raise RuntimeError("no more")' in (lab / "run/train.log").read_text()
 
 
 @pytest.mark.slow
