@@ -253,8 +253,10 @@ class GroupRanks(Ranks):
             first = micro_batch * width
             numbers[first : first + width] = [own[name].item() for name in dtypes]
         vector = torch.tensor([*numbers, *flags], dtype=torch.float64)
-        dist.all_reduce(vector)
-        summed = iter(vector.tolist())
+        # Gathered and added here, they take less time than in a reduction.
+        gathered = [torch.empty_like(vector) for _ in range(self.world.size)]
+        dist.all_gather(gathered, vector)
+        summed = iter(torch.stack(gathered).sum(dim=0).tolist())
         shared: list[Parts] = [
             {name: torch.tensor(next(summed), dtype=dtype) for name, dtype in dtypes.items()}
             for _ in range(count)
