@@ -25,7 +25,7 @@ def try_model(model: nn.Module, vocab_size: int, block_size: int, device: torch.
     kind = type(model).__name__
     ids = torch.zeros(_B, min(_T, block_size), dtype=torch.long, device=device)
     shape = (*ids.shape, vocab_size)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
         logits = _call(f"model: {kind}", lambda: model(ids))
         if not isinstance(logits, Tensor):
             found = f"a {type(logits).__name__}"
