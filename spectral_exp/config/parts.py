@@ -28,7 +28,7 @@ ROLES = {
     "tokenizer": Role(
         TokenizerSpec,
         "spectral_exp.data",
-        # A run keeps its tokenizer, and is readable without the code of whoever made it.
+        # A run keeps its tokenizer, and is readable without the code of its author.
         instead_of_own="for one of your own write tokenizer=hf tokenizer.path=tokenizer.json",
     ),
     "training": Role(TrainingSettings, "spectral_exp.training"),

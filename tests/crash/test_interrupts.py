@@ -14,14 +14,11 @@ from torch import nn
 
 from spectral_exp.monitoring import CheckpointManager
 from spectral_exp.monitoring.checkpoint import save
+from tests.conftest import every_in_ci
 from tests.crash.conftest import report_count
 from tests.crash.interrupts import interrupt_after, interrupt_at
 
 WAYS = ("guarded", "small", "synchronous")
-ONE_IN_CI = [
-    "guarded",
-    *(pytest.param(w, marks=pytest.mark.exhaustive) for w in ("small", "synchronous")),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -120,10 +117,7 @@ def test_a_sample_of_lines(make: Callable[[str, int], Trainer], way: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "way",
-    ["small", *(pytest.param(w, marks=pytest.mark.exhaustive) for w in ("guarded", "synchronous"))],
-)
+@pytest.mark.parametrize("way", every_in_ci(3, ["small", "guarded", "synchronous"]))
 def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=1)
     assert tried > 0
@@ -131,7 +125,7 @@ def test_every_line(make: Callable[[str, int], Trainer], way: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ONE_IN_CI)
+@pytest.mark.parametrize("way", every_in_ci(3, WAYS))
 def test_a_sample_of_bytecodes(make: Callable[[str, int], Trainer], way: str) -> None:
     tried = interrupt_lines(make(way, 40), every=7, bytecodes=True)
     assert tried > 0

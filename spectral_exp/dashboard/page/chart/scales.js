@@ -44,26 +44,15 @@ export function makeScale(kind, domain, range, threshold = 1) {
     /** Return the pixels of the values `[from, to)`: a loop is several times as fast as calls. */
     toPixels(values, from, to) {
       const pixels = new Float64Array(to - from);
-      if (kind === "log" && !tiny) {
-        const [start] = range;
-        for (let index = from; index < to; index += 1) {
-          const value = values[index];
-          const power = value <= 0 ? -Infinity : Math.log10(value);
-          const pixel = start + (power * shrink - lo) * factor;
-          pixels[index - from] =
-            pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
-        }
-        return pixels;
-      }
-      if (kind !== "linear" || tiny) {
-        for (let index = from; index < to; index += 1) {
-          pixels[index - from] = this.toPixel(values[index]);
-        }
-        return pixels;
-      }
       const [start] = range;
+      const isLinear = kind === "linear";
       for (let index = from; index < to; index += 1) {
-        const pixel = start + (values[index] * shrink - lo) * factor;
+        const value = values[index];
+        if (tiny) {
+          pixels[index - from] = this.toPixel(value);
+          continue;
+        }
+        const pixel = start + ((isLinear ? value : forward(value)) * shrink - lo) * factor;
         pixels[index - from] = pixel < -FARTHEST ? -FARTHEST : pixel > FARTHEST ? FARTHEST : pixel;
       }
       return pixels;
