@@ -130,7 +130,8 @@ def _run(arguments: list[str], stop: StopRequest) -> int:
                 "command without torchrun, with distributed.nproc for the processes of each run"
             )
     command = CommandLine.parse(arguments)
-    if command.arguments in (["--help"], ["-h"]):
+    # Whatever is beside it, such as a study; Hydra would refuse the values of a sweep.
+    if {"--help", "-h"}.intersection(command.arguments) and command.config_dir is None:
         print(help_text())
         return 0
     if command.informs_only:

@@ -351,6 +351,17 @@ def test_help_and_questions_answer_without_torch(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("others", [["study=length"], ["-m", "seed=1,2"], ["seed=1,2"]])
+def test_help_is_given_beside_a_sweep(
+    others: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    help_alone = capsys.readouterr().out
+    assert main([*others, "--help"]) == 0
+    assert capsys.readouterr().out == help_alone
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_run_that_compiles_nothing_does_not_load_the_compiler(tmp_path: Path) -> None:
     """Importing it takes about as long as all else that happens before the first step."""
