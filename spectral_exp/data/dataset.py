@@ -26,11 +26,12 @@ from spectral_exp.data.cache import (
 from spectral_exp.data.corpus import Corpus, Stamp, TextCorpus
 from spectral_exp.data.fineweb import FineWebEdu, read_shard, train_tokens
 from spectral_exp.data.known_text import KnownText
+from spectral_exp.data.repeats import repeated_share
 from spectral_exp.data.tokenizer import load_tokenizer
 from spectral_exp.data.tokenizer_base import Bytes64, Ids, Tokenizer, TokenizerSpec
 
 # Part of every cache key; increased when equal settings produce different files.
-_FORMAT = 1
+_FORMAT = 2
 _TOKENIZER = "tokenizer"
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """Part of a text -> its name in messages."""
@@ -52,6 +53,8 @@ class Dataset:
         unigram_bits_per_byte: entropy of the validation text's byte frequencies, the score of a
             model without context.
         entropy_bits_per_byte: exact entropy rate of the source, or None if unknown.
+        repeated_shares: "val" and, if there is one, "test" -> the share of its passages of 128
+            tokens that stand in the training text too.
     """
 
     train: Ids
@@ -60,6 +63,7 @@ class Dataset:
     fingerprints: dict[str, str | int]
     unigram_bits_per_byte: float
     entropy_bits_per_byte: float | None
+    repeated_shares: Mapping[str, float]
     test: Ids | None = None
 
     @property
@@ -111,11 +115,8 @@ def prepare(
                 "shares for validation and test"
             )
     saved = load_tokenizer(folder / _TOKENIZER)
-    ids = {
-        split: np.memmap(folder / f"{split}.bin", dtype=saved.dtype, mode="r")
-        for split in SPLITS
-        if f"{split}_tokens" in fingerprints
-    }
+    splits = [split for split in SPLITS if f"{split}_tokens" in fingerprints]
+    ids = _map_ids(folder, splits, saved)
     return Dataset(
         train=ids["train"],
         val=ids["val"],
@@ -124,6 +125,7 @@ def prepare(
         fingerprints=fingerprints,
         unigram_bits_per_byte=values["unigram_bits_per_byte"],
         entropy_bits_per_byte=values["entropy_bits_per_byte"],
+        repeated_shares=values["repeated_shares"],
     )
 
 
@@ -232,10 +234,25 @@ def _write(
     fingerprints["corpus_sha256"] = sha256 or digest(streamed)
     fingerprints["tokenizer"] = tokenizer.fingerprint
     fingerprints["vocab_size"] = tokenizer.vocab_size
+    written = _map_ids(draft, ids, tokenizer)
+    train = written.pop("train")
     return {
         "fingerprints": fingerprints,
         "unigram_bits_per_byte": _entropy_bits(byte_counts["val"]),
         "entropy_bits_per_byte": corpus.entropy_bits_per_byte,
+        "repeated_shares": {split: repeated_share(train, part) for split, part in written.items()},
+    }
+
+
+def _map_ids(folder: Path, splits: Iterable[str], tokenizer: Tokenizer) -> dict[str, Ids]:
+    """Return the memory-mapped ids of each split."""
+    files = {split: folder / f"{split}.bin" for split in splits}
+    return {
+        # An empty file cannot be mapped.
+        split: np.memmap(file, dtype=tokenizer.dtype, mode="r")
+        if file.stat().st_size
+        else np.empty(0, dtype=tokenizer.dtype)
+        for split, file in files.items()
     }
 
 

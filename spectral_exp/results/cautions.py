@@ -1,4 +1,4 @@
-"""Findings about finished runs that were too short for their warm-ups, or validated on little."""
+"""Findings about finished runs: too short for their warm-ups, or evaluated on unsuitable text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
-from spectral_exp.runs.evaluation_size import FEW_TOKENS
+from spectral_exp.runs.evaluation_size import FEW_TOKENS, NOTABLE_REPEATS
 from spectral_exp.runs.run import Run
 
 _ERROR_NAME = "error_of_windows"
@@ -34,6 +34,7 @@ def cautions(run: Run) -> Iterator[Finding]:
                 steps=measurement(steps, "steps", run, "last step"),
             )
     yield from _few_windows(run)
+    yield from _repeats(run)
 
 
 def unite_errors(flags: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
@@ -85,3 +86,17 @@ def _few_windows(run: Run) -> Iterator[Finding]:
     yield Finding(
         "few validation windows", "each validation read {windows} of {all} windows", detail, values
     )
+
+
+def _repeats(run: Run) -> Iterator[Finding]:
+    evaluation: Any = run.results.get("evaluation")
+    for split, name in (("val", "validation"), ("test", "test")):
+        text = evaluation.get(split) if isinstance(evaluation, dict) else None
+        share = text.get("repeated_share", 0) if isinstance(text, dict) else 0
+        if NOTABLE_REPEATS <= share <= 1:
+            yield finding(
+                f"repeated {name} text",
+                f"{{share}} of the {name} text stands word for word in the training text",
+                f"{split}_loss and {split}_bpb flatter the model",
+                share=measurement(share, f"evaluation.{split}.repeated_share", run, show=".1%"),
+            )

@@ -1,4 +1,4 @@
-"""What the number of tokens in an evaluation says about its standard error."""
+"""Limits of what an evaluation says: its standard error, and text that was trained on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 
 FEW_TOKENS = 10_000
 """Evaluations of fewer tokens are remarked on: their relative standard error is above 1 %."""
+
+NOTABLE_REPEATS = 0.01
+"""Texts are remarked on from this share of passages that stand in the training text too."""
 
 
 def rough_relative_error(tokens: int) -> float:

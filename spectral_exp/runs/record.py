@@ -216,6 +216,7 @@ class EvaluatedText(TypedDict, total=False):
     windows: Count
     available_windows: Count
     tokens: Count
+    repeated_share: float
     standard_error_bpb: float | None
 
 

@@ -9,24 +9,32 @@ from typing import Any
 import torch
 
 from spectral_exp.core.wording import format_count
-from spectral_exp.runs.evaluation_size import FEW_TOKENS, rough_relative_error
+from spectral_exp.data.dataset import SPLITS
+from spectral_exp.data.repeats import WINDOW
+from spectral_exp.runs.evaluation_size import (
+    FEW_TOKENS,
+    NOTABLE_REPEATS,
+    rough_relative_error,
+)
+from spectral_exp.training.contracts import Data
 from spectral_exp.training.settings import TrainingSettings
 from spectral_exp.training.step import Stepper
 
 log = logging.getLogger(__name__)
 
 
-def warn_of_limits(settings: TrainingSettings, stepper: Stepper, windows: Any) -> None:
+def warn_of_limits(settings: TrainingSettings, stepper: Stepper, windows: Any, data: Data) -> None:
     """Log each caution; `results.cautions` finds the same in finished runs.
 
     Args:
         settings: of training.
         stepper: of the run.
         windows: the validation windows, as those of `Validator`.
+        data: the text.
     """
     if settings.overfit_one_batch:
         return
-    for caution in (*_short_warmups(stepper), *_few_windows(windows)):
+    for caution in (*_short_warmups(stepper), *_few_windows(windows), *_repeats(data)):
         log.warning("%s", caution)
 
 
@@ -54,6 +62,16 @@ def _few_windows(windows: Any) -> Iterator[str]:
             f"{windows.n_targets} tokens: the standard error of val_loss is roughly {error:.0%} "
             f"of it or more{remedy}"
         )
+
+
+def _repeats(data: Data) -> Iterator[str]:
+    for split, share in data.repeated_shares.items():
+        if share >= NOTABLE_REPEATS:
+            yield (
+                f"{share:.1%} of the {SPLITS[split]} text stands word for word in the training "
+                f"text, in passages of {WINDOW} tokens: {split}_loss flatters the model; leave "
+                "repeated passages out of the text, and name no file twice"
+            )
 
 
 def _short_gate(optimizer: torch.optim.Optimizer, last: int, length: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -65,3 +66,7 @@ class Data(Protocol):
     @property
     def entropy_bits_per_byte(self) -> float | None:
         """Entropy rate of the source, a lower bound of the validation loss; None if unknown."""
+
+    @property
+    def repeated_shares(self) -> Mapping[str, float]:
+        """ "val" and "test", as far as they exist -> share that stands in the training text too."""

@@ -185,6 +185,7 @@ class RunResults:
             "windows": windows.n_windows,
             "available_windows": windows.n_available,
             "tokens": windows.n_targets,
+            "repeated_share": self.data.repeated_shares[name],
             "standard_error_bpb": None if evaluation is None else evaluation.window_error_bpb,
         }
 

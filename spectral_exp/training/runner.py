@@ -212,7 +212,7 @@ class Runner:
                     self.results.missing_because = ""
                 else:
                     if self.ranks.world.is_main and self.state.step == 0:
-                        warn_of_limits(self.settings, self.stepper, self.windows)
+                        warn_of_limits(self.settings, self.stepper, self.windows, self.data)
                     self._train_and_record()
         problem = "; ".join(self._problems)
         if signal_number := self.ranks.stop_signal or stop.signal_number:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spectral_exp.commands.evaluate import evaluate_run
+from spectral_exp.config.build import build
 from spectral_exp.core.errors import Interrupted
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.data.batches import EvalWindows
@@ -22,7 +24,8 @@ from spectral_exp.runs.load import load_run
 from spectral_exp.runs.metric_names import metric_info
 from spectral_exp.training.evaluation import evaluate
 from spectral_exp.training.summary import summary
-from tests.training.test_runner import PATIENT, built, results, scripted
+from tests.conftest import compose
+from tests.training.test_runner import PATIENT, QUIET, built, results, scripted
 
 TESTED = "data.test_fraction=0.1"
 SHORT = ("training.max_steps=4", "training.eval_interval=4")
@@ -151,3 +154,29 @@ def test_what_limits_conclusions_is_said_once_and_found_in_the_run(
         runner.run()
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING and "windows" in r.msg]
     assert "is longer than" not in "\n".join(caplog.messages)
+
+
+def test_text_that_was_trained_on_is_said_and_found(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The test text, but not the validation text, is a copy of a part of the training text."""
+    random = np.random.default_rng(1)
+    train, val = (
+        random.integers(97, 123, size).astype(np.uint8).tobytes() for size in (8000, 1000)
+    )
+    text = tmp_path / "text.txt"
+    text.write_bytes(train + train[100:1100] + val)
+    tiny = [override for override in QUIET if not override.startswith("data")]
+    source = ("data=text_file", f"data.path={text}", "data.test_fraction=0.1")
+    config = compose("+experiment=classic", *tiny, *source, *SHORT)
+    (tmp_path / "run").mkdir()
+    with build(config, tmp_path / "run", []) as runner:
+        runner.run()
+    sentence = "stands word for word in the training text"
+    (said,) = [message for message in caplog.messages if sentence in message]
+    assert said.startswith(f"100.0% of the test text {sentence}, in passages of 128 tokens")
+    read = results(tmp_path / "run")["evaluation"]
+    assert (read["val"]["repeated_share"], read["test"]["repeated_share"]) == (0, 1)
+    found = {one.kind: str(one) for one in run_flags(load_run(tmp_path / "run"))}
+    assert found["repeated test text"].startswith(f"100.0% of the test text {sentence}")
+    assert "repeated validation text" not in found

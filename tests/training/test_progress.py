@@ -29,7 +29,11 @@ class Pty:
 
     def read(self) -> str:
         """Return what was written since the last call."""
-        return os.read(self.reader, 1 << 16).decode()
+        os.write(self.stream.fileno(), b"\0")  # a single read may return a part of it
+        written = b""
+        while not written.endswith(b"\0"):
+            written += os.read(self.reader, 1 << 16)
+        return written.removesuffix(b"\0").decode()
 
     def close(self) -> None:
         self.stream.close()
