@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tarfile
@@ -57,3 +58,11 @@ def test_tables_are_printed_by_their_command(
         header, rule, *rows = table.splitlines()
         assert f"{header}\n{rule}\n" in output.getvalue()
         assert set(rows) <= set(output.getvalue().splitlines())
+
+
+@pytest.mark.slow
+def test_texts_have_the_checksums_of_the_records(folder: Path) -> None:
+    listed = {(path, sha256) for sha256, path in re.findall(r"^(\w{64})  (\S+)$", PAGE, re.M)}
+    records = [json.loads(file.read_text()) for file in folder.glob("outputs/runs/*/*/config.json")]
+    trained = {(r["config"]["data"]["path"], r["dataset"]["corpus_sha256"]) for r in records}
+    assert listed == trained
