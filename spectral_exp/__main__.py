@@ -84,7 +84,7 @@ def _dispatch(name: str, arguments: list[str] | None) -> int:
 
 def _raise_unknown(name: str) -> int:
     raise UserError(
-        f"{name} is no command; there are {', '.join(COMMANDS)}{nearest(name, COMMANDS)}"
+        f"{name} is not a command; choose from {', '.join(COMMANDS)}{nearest(name, COMMANDS)}"
     )
 
 

@@ -77,4 +77,4 @@ def _train(data: Dataset, sizes: Sizes, seed: int, gate_every: int, n_steps: int
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     windows = EvalWindows(data.val, data.tokenizer.token_bytes, sizes.block_size, _BATCH, _WINDOWS)
-    return evaluate(model, windows, torch.device("cpu")).val_bpb
+    return evaluate(model, windows, torch.device("cpu")).bpb

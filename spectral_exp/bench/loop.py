@@ -319,13 +319,13 @@ class _BlockBatches:
         self._block, self._batches, self._runner = block, batches, ours
         self._began_s = self._bare_s = 0.0
 
-    def __call__(self, step: int, micro_step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, step: int, micro_batch: int) -> tuple[Tensor, Tensor]:
         """Return the batch, after the bare loop's block if a new block begins."""
         # The save and plots of step n follow that step, so they fall into the block that begins
         # with it.
         if step % self._block == 0:
             self._begin_block(step)
-        return self._batches(step, micro_step)
+        return self._batches(step, micro_batch)
 
     def _begin_block(self, step: int) -> None:
         if self._runner is None or self.bare is None:

@@ -310,7 +310,7 @@ def _sort(
         try:
             setting = names.resolve(name)
         except UserError as error:
-            raise UserError(f"--sort={name} is no metric, and {error}") from error
+            raise UserError(f"--sort={name} is not a metric, and {error}") from error
         values = [names.value(runs_of(item)[0], setting) for item in items]
     keyed = list(zip(values, items, strict=True))
     missing = (None, ABSENT)

@@ -50,7 +50,7 @@ def make_components(
         **{name: Observer for name, node in nodes.items() if names_own_part(node, make.packages)},
     }
     make.problems += [
-        f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; there are "
+        f"monitoring.{key} is not a component{nearest(key, COMPONENTS)}; choose from "
         f"{', '.join(COMPONENTS)}"
         for key in nodes
         if key not in kinds

@@ -80,7 +80,7 @@ def _set_roles(groups: list[dict[str, Any]], by_role: Any, make: Constructor) ->
         where = f"optimizer.roles.{role}"
         if role not in ROLES:
             make.problems.append(
-                f"{where} is not a role{nearest(str(role), ROLES)}; there are {', '.join(ROLES)}"
+                f"{where} is not a role{nearest(str(role), ROLES)}; choose from {', '.join(ROLES)}"
             )
         elif role not in present:
             has = ", ".join(present)
@@ -99,7 +99,7 @@ def _set_roles(groups: list[dict[str, Any]], by_role: Any, make: Constructor) ->
 def _problem(name: str, value: Any) -> str:
     """Return the end of a message about a setting of a role, or ""."""
     if name not in _GROUP_SETTINGS:
-        return f" is not a setting of a role; there are {', '.join(_GROUP_SETTINGS)}"
+        return f" is not a setting of a role; choose from {', '.join(_GROUP_SETTINGS)}"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name == "learning_rate" and not (is_number and 0 < value < math.inf):
         return f"={value} must be a number > 0"

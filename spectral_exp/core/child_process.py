@@ -17,7 +17,7 @@ from spectral_exp.core.parent import dying_with_this_process
 
 _STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
-# A terminal or a batch system signals a whole job; the run ends its helpers in order.
+# A terminal or a batch system signals a whole job; the run ends its helpers itself.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 _JOB_SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 

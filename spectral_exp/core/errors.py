@@ -133,7 +133,7 @@ def close_names(name: str, names: Iterable[str]) -> list[str]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped in order after a signal; as a KeyboardInterrupt it ends a whole sweep.
+    """A run was saved and stopped after a signal; as a KeyboardInterrupt it ends a whole sweep.
 
     Args:
         signal_number: of the signal.

@@ -133,7 +133,7 @@ def _answer(request: Request) -> Any:
         ]
     plot = plots.get(request.name)
     if plot is None:
-        raise UserError(f"there is no figure {request.name}; there are {', '.join(plots)}")
+        raise UserError(f"there is no figure {request.name}; choose from {', '.join(plots)}")
     return _render(plot, request.form)
 
 

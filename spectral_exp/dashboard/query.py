@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
 
-from spectral_exp.core.errors import SettingError, require
+from spectral_exp.core.errors import require
 from spectral_exp.results.names import split_names
 from spectral_exp.runs.budget import parse_at
 
@@ -112,8 +112,3 @@ class View:
             baseline=query.text("baseline") or None,
             archived=query.flag("archived"),
         )
-
-
-def bad_request(name: str, value: object, allowed: str) -> SettingError:
-    """Return the error of a parameter."""
-    return SettingError(name, value, allowed)

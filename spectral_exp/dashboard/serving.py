@@ -95,7 +95,9 @@ def listen_on_port(host: str, port: int, *, may_move: bool) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host={host} is no name or address of this machine: {error}") from error
+        raise UserError(
+            f"--host={host} is not a name or address of this machine: {error}"
+        ) from error
     n_ports = min(_PORTS_TRIED, 65536 - port) if may_move and port else 1
     for number in range(port, port + n_ports):
         try:

@@ -25,10 +25,10 @@ _STREAM = 0x62617463686573
 
 
 class Batches:
-    """Uniformly random windows of a text, as a pure function of (seed, step, micro_step, rank).
+    """Uniformly random windows of a text, as a pure function of (seed, step, micro_batch).
 
     The counter-based generator Philox-4x64 (Salmon et al. 2011) draws the window starts, with the
-    seed in its key and (micro_step, step, rank) in the upper three words of its counter. Each
+    seed in its key and (micro_batch, step) in two upper words of its counter. Each
     combination has 2^64 blocks of random words of its own. Only raw words are used, which are the
     same in every version of numpy.
 
@@ -37,22 +37,18 @@ class Batches:
         block_size: T.
         batch_size: B, sequences of a micro-batch on one device.
         seed: 0 to 2^64 - 1.
-        rank: index of the process in a distributed run.
     """
 
-    def __init__(
-        self, tokens: Tokens, block_size: int, batch_size: int, seed: int, rank: int = 0
-    ) -> None:
+    def __init__(self, tokens: Tokens, block_size: int, batch_size: int, seed: int) -> None:
         _check_windows(tokens, block_size, batch_size)
         require(0 <= seed < 1 << 64, "seed", seed, "from 0 to 2^64 - 1")
-        require(rank >= 0, "rank", rank, ">= 0")
         self._windows = np.lib.stride_tricks.sliding_window_view(np.asarray(tokens), block_size + 1)
-        self._batch_size, self._rank = batch_size, rank
+        self._batch_size = batch_size
         self._key = np.array([seed, _STREAM], dtype=np.uint64)
 
-    def __call__(self, step: int, micro_step: int = 0) -> Pair:
+    def __call__(self, step: int, micro_batch: int = 0) -> Pair:
         """Return inputs x and targets y, the next tokens: (B, T) int64 on the CPU."""
-        counter = np.array([0, micro_step, step, self._rank], dtype=np.uint64)
+        counter = np.array([0, micro_batch, step, 0], dtype=np.uint64)
         words = np.random.Philox(key=self._key, counter=counter).random_raw(self._batch_size)
         uniform = (words >> np.uint64(11)) * 2.0**-53  # 53 random bits: [0, 1)
         starts = (uniform * len(self._windows)).astype(np.int64)

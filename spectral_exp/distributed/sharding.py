@@ -12,8 +12,7 @@ order of ranks, and so gives the bits of one process with one micro-batch per ra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -63,11 +62,11 @@ def sharded_parts(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def set_gradient_sync(model: nn.Module, is_last_micro_step: bool) -> None:
+def set_gradient_sync(model: nn.Module, is_last_micro_batch: bool) -> None:
     """Add gradients up over processes in the next backward only if it is the last of a step."""
     root = sharded_parts(model)[0]
-    root.set_requires_gradient_sync(is_last_micro_step)
-    root.set_is_last_backward(is_last_micro_step)
+    root.set_requires_gradient_sync(is_last_micro_batch)
+    root.set_is_last_backward(is_last_micro_batch)
 
 
 def complete_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
@@ -134,26 +133,6 @@ def _exact_norms(gradients: Sequence[Tensor], group: dist.ProcessGroup | None) -
             for gradient in gradients
         ]
     )
-
-
-@contextmanager
-def whole_model(model: nn.Module) -> Iterator[None]:
-    """Make all parameters of `model` whole on all processes, until the end of the block.
-
-    All processes enter and leave it together. Inside, each may read and call the model by itself,
-    without gradients.
-    """
-    root, *blocks = sharded_parts(model)
-    root.set_reshard_after_forward(False)
-    for part in (root, *blocks):
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part in (root, *blocks):
-            part.reshard()
-        for part in blocks:
-            part.set_reshard_after_forward(True, recurse=False)
 
 
 def _whole_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -30,7 +30,6 @@ from spectral_exp.results.times import busy_machine
 from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.evaluations import evaluation_conditions, parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED, metric_info
-from spectral_exp.runs.parts import PARTS
 from spectral_exp.runs.run import Run, shared_metric_info
 
 _MAX_SHOWN = 5
@@ -127,41 +126,6 @@ def explain_unknown_metric(metric: str, runs: Sequence[Run]) -> str:
         found.update(one.name for one in evaluation_conditions(run.evaluations))
     known = sorted(found - {"step", metric})
     return f"no run has the metric {metric}{nearest(metric, known)}; known are {', '.join(known)}"
-
-
-def factor_effects(comparison: Comparison) -> dict[str, list[Difference]]:
-    """Return the ablations by the part that differs, in the order of the grid."""
-    found: dict[str, list[Difference]] = {part: [] for part in PARTS}
-    for difference in comparison.differences:
-        if difference.part is not None:
-            found[difference.part].append(difference)
-    return {part: differences for part, differences in found.items() if differences}
-
-
-def pareto_front(comparison: Comparison, cost_metric: str = "train_s") -> list[GroupSummary]:
-    """Return the groups that no other group beats in mean metric and mean cost, by ascending cost.
-
-    Runs count for the cost if they count for the metric. Groups without a value are left out. A
-    metric without direction has no front.
-    """
-    if comparison.lower_is_better is None:
-        return []
-    sign = 1.0 if comparison.lower_is_better else -1.0
-    points = []
-    for summary in comparison.summaries:
-        costs = [
-            cost
-            for run in summary.runs
-            if (cost := run.value(cost_metric)) is not None and math.isfinite(cost)
-        ]
-        if summary.mean is not None and costs:
-            points.append((math.fsum(costs) / len(costs), sign * summary.mean, summary))
-    points.sort(key=lambda point: point[:2])
-    return [
-        summary
-        for cost, loss, summary in points
-        if not any(c <= cost and v <= loss and (c, v) != (cost, loss) for c, v, _ in points)
-    ]
 
 
 # --- two groups ---------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def _about_baseline(
         if lower is not None and base.mean == (min if lower else max)(means):
             heading = (
                 "the baseline {label} has the best mean of {n} configurations with the same parts:"
-                " if it was selected for that, its mean flatters it"
+                " if it was selected for that, its mean is optimistic"
             )
             notes.append(finding("selected baseline", heading, label=label, n=str(len(variants))))
     return notes

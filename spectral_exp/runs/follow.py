@@ -54,7 +54,7 @@ class MetricsUpdate:
 
 @dataclass(frozen=True)
 class LinesUpdate:
-    """New lines of a metrics file.
+    """New lines of a log file.
 
     Attributes:
         lines: without their newlines, none longer than `MAX_LINE_BYTES`.
@@ -73,7 +73,7 @@ class LinesUpdate:
 
 
 class LineFollower:
-    """Reads new lines of a run's metrics at each `poll`.
+    """Reads the new lines of a file in a run's `logs/` at each `poll`.
 
     The run may begin, end or be resumed meanwhile. A cut-back is detected by content: each poll
     hashes the last 1 MiB that was read before (or everything, if the path now leads to another

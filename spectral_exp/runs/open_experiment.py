@@ -30,9 +30,9 @@ _locks: dict[Path, tuple[int, RunLock]] = {}
 def open_experiment(base_dir: str | Path, name: str, config: Mapping[str, Any]) -> dict[str, Path]:
     """Return the folders of the newest unfinished run of an experiment, or of a new run.
 
-    A run is unfinished until `ConfigTracker.save_results` has recorded its results with another
-    status than `interrupted` or `failed`. It is continued only if it was recorded with an equal
-    `config`, so that a changed setting or another seed begins a new run.
+    A run is unfinished until `ConfigTracker.save_results` has recorded its results with a status
+    other than `interrupted`, `not_saved` and `failed`. It is continued only if it was recorded with
+    an equal `config`, so that a changed setting or another seed begins a new run.
 
     The run belongs to this process until its results are recorded or the process ends: another
     process that opens the same experiment meanwhile gets another run. Of several processes that

@@ -113,7 +113,7 @@ def _refuse_other_flags(arguments: Sequence[str]) -> None:
     for flag in arguments:
         if flag.startswith("-") and flag.partition("=")[0] not in _ALLOWED_FLAGS:
             raise UserError(
-                f"{printable(flag)} is no flag of a training job; options of the batch system "
+                f"{printable(flag)} is not a flag of a training job; options of the batch system "
                 "come before the first override"
             )
 

@@ -68,7 +68,7 @@ def run_sweep(
     """
     for flag in command.flags:
         if flag.startswith("-") and flag.partition("=")[0] not in _FLAGS:
-            raise UserError(f"{flag} is no flag of a sweep; there are {', '.join(_FLAGS)}")
+            raise UserError(f"{flag} is not a flag of a sweep; choose from {', '.join(_FLAGS)}")
     with open_composer(command.config_name, command.config_dir) as composer:
         plan = Plan(command, composer)
         plan.check_searches()

@@ -132,7 +132,7 @@ def _require_keys(
         if key not in allowed:
             name = f"{place}.{key}" if place else key
             raise UserError(
-                f"{file}: {name} is no part of a study{nearest(str(key), allowed)}; there are "
+                f"{file}: {name} is not a part of a study{nearest(str(key), allowed)}; choose from "
                 f"{', '.join(allowed)}"
             )
 

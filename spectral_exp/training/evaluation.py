@@ -21,38 +21,38 @@ class Evaluation:
     """The result of one evaluation on the validation text, or on the test text.
 
     Attributes:
-        val_loss: mean cross-entropy, nats per token.
-        val_bpb: bits per byte of text; comparable between tokenizers.
-        standard_error_bpb: standard error of `val_bpb`, with tokens taken as independent.
+        loss: mean cross-entropy, nats per token.
+        bpb: bits per byte of text; comparable between tokenizers.
+        token_error_bpb: standard error of `bpb`, with tokens taken as independent.
         tokens: number of predicted tokens.
         windows: number of windows.
-        window_error_bpb: standard error of `val_bpb`, with windows taken as independent; None for
-            a single window.
+        window_error_bpb: standard error of `bpb`, with windows taken as independent; None for a
+            single window.
     """
 
-    val_loss: float
-    val_bpb: float
-    standard_error_bpb: float
+    loss: float
+    bpb: float
+    token_error_bpb: float
     tokens: int
     windows: int = 1
     window_error_bpb: float | None = None
 
     @property
     def perplexity(self) -> float:
-        """exp(val_loss); infinite if that overflows."""
-        return perplexity(self.val_loss)
+        """exp(loss); infinite if that overflows."""
+        return perplexity(self.loss)
 
     def metrics(self) -> dict[str, float]:
         """Return the entries for the metrics file."""
-        return {"val_loss": self.val_loss, "perplexity": self.perplexity, "val_bpb": self.val_bpb}
+        return {"val_loss": self.loss, "perplexity": self.perplexity, "val_bpb": self.bpb}
 
     def test_metrics(self) -> dict[str, float]:
         """Return the entries of a test for the results."""
         error = self.window_error_bpb
         return {
-            "test_loss": self.val_loss,
+            "test_loss": self.loss,
             "test_perplexity": self.perplexity,
-            "test_bpb": self.val_bpb,
+            "test_bpb": self.bpb,
             **({} if error is None else {"test_standard_error_bpb": error}),
             "test_windows": self.windows,
         }
@@ -114,9 +114,9 @@ def evaluate(
     variance = max(squares / tokens - mean**2, 0.0)
     nats_to_bpb = tokens / n_bytes / math.log(2)
     return Evaluation(
-        val_loss=mean,
-        val_bpb=mean * nats_to_bpb,
-        standard_error_bpb=math.sqrt(variance / tokens) * nats_to_bpb,
+        loss=mean,
+        bpb=mean * nats_to_bpb,
+        token_error_bpb=math.sqrt(variance / tokens) * nats_to_bpb,
         tokens=tokens,
         windows=n_windows,
         window_error_bpb=_window_error(total, n_bytes, n_windows, window_squares),

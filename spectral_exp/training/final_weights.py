@@ -124,7 +124,7 @@ class FinalWeights:
         self.results.test = found
         error = found.window_error_bpb
         spread = "" if error is None else f" (standard error {error:.4f})"
-        log.info("test_loss %.4f  test_bpb %.4f%s", found.val_loss, found.val_bpb, spread)
+        log.info("test_loss %.4f  test_bpb %.4f%s", found.loss, found.bpb, spread)
 
     def _until_stopped(self) -> Iterator[Any]:
         """Yield the windows; several processes need each other, and finish what they began."""

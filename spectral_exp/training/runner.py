@@ -192,7 +192,8 @@ class Runner:
         """Train from the newest checkpoint, or from the start, to the end; return the state.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM stopped training after a save; `resume` continues it.
+            Interrupted: one of `training.stop_signals` stopped training after a save;
+                `resume` continues it.
             RunError: training cannot continue (the loss is no longer finite), or its last state
                 could not be saved or backed up.
         """

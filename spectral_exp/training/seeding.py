@@ -1,8 +1,9 @@
 """Random numbers that depend only on the step, and the process-wide settings of a run.
 
-A training step draws from torch's default generators, which are seeded by (seed, step, rank) when
-it begins. So logging, plots and evaluation between steps cannot change training, and a resumed run
-draws the same numbers as an uninterrupted one. If model and loss draw nothing, nothing is seeded.
+A micro-batch draws from torch's default generators, which are seeded by (seed, step, micro-batch)
+when it begins. So logging, plots and evaluation between steps cannot change training, and a resumed
+run draws the same numbers as an uninterrupted one. If model and loss draw nothing, nothing is
+seeded.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from spectral_exp.core.allocator import keep_freed_memory
 _MASK = 2**64 - 1
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Return a 63-bit seed for one step of one process; steps and ranks get unrelated streams.
+def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
+    """Return a 63-bit seed for a micro-batch of a step; each gets an unrelated stream.
 
     The numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014). Torch's CPU
     generator uses only the low 32 bits, which must depend on all three.
     """
     mixed = 0
-    for part in (seed, step, rank):
+    for part in (seed, step, micro_batch):
         mixed = (mixed ^ (part & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
         mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
         mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _MASK

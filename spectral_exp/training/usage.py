@@ -28,7 +28,7 @@ class Usage:
     Attributes:
         cpu_s: processor seconds of all threads of all processes during steps. Threads that write
             checkpoints meanwhile are included. NaN if an earlier attempt did not measure them.
-        device_s: seconds between the begin and the end of each step on the device, added over all
+        device_s: seconds between the start and the end of each step on the device, added over all
             CUDA devices. Waiting for the host within a step is included, everything between steps
             is not. NaN if an earlier attempt did not measure them.
     """

@@ -65,15 +65,15 @@ class Validator:
             self.results.validation = evaluation
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
             # A model with non-finite weights cannot write a text.
-            if self.settings.sample_tokens and math.isfinite(evaluation.val_loss):
+            if self.settings.sample_tokens and math.isfinite(evaluation.loss):
                 self.write_sample(step)
         floor = self.data.entropy_bits_per_byte
-        if floor is not None and evaluation.val_bpb < floor - 4 * evaluation.standard_error_bpb:
+        if floor is not None and evaluation.bpb < floor - 4 * evaluation.token_error_bpb:
             log.error(
                 "LEAK: val_bpb %.4f at step %d lies below the entropy rate of the source, %.4f "
                 "bits per byte. No model can do that honestly: it sees the tokens that it has to "
                 "predict, or it was trained on validation text",
-                evaluation.val_bpb, step, floor,
+                evaluation.bpb, step, floor,
             )  # fmt: skip
         return evaluation
 
@@ -94,8 +94,8 @@ class Validator:
         """Record the validation in the state, and return whether it is the best so far."""
         state = self.state
         best = math.inf if state.best_val_loss is None else state.best_val_loss
-        if evaluation.val_loss < best - self.settings.min_delta:
-            state.best_val_loss, state.best_val_bpb = evaluation.val_loss, evaluation.val_bpb
+        if evaluation.loss < best - self.settings.min_delta:
+            state.best_val_loss, state.best_val_bpb = evaluation.loss, evaluation.bpb
             state.best_step, state.evals_since_best = state.step, 0
             return True
         state.evals_since_best += 1

@@ -194,7 +194,7 @@ def choose_segment(
         start is None or start in known,
         "--from",
         start,
-        f"the step of a checkpoint; there are {shown}",
+        f"the step of a checkpoint; choose from {shown}",
     )
     settings = dict(flatten(record["config"]))
     max_steps, limits = planned_steps(settings, record) or 0, describe_limits(settings)
@@ -202,15 +202,19 @@ def choose_segment(
     changed_at, change = (changed_settings(record["attempts"], matters_for_steps) or [(0, "")])[-1]
     changed = f"the run was continued after step {changed_at} with other settings ({change})"
     if start is not None and start < changed_at:
-        raise UserError(f"--from={start} must be >= {changed_at}: {changed}; there are {shown}")
+        raise UserError(
+            f"--from={start} must be >= {changed_at}: {changed}; the checkpoints are {shown}"
+        )
     usable = [step for step in known if changed_at <= step <= max_steps - 2]
     if start is not None and start not in usable:
-        raise UserError(f"--from={start} leaves less than 2 steps: {limits}; there are {shown}")
+        raise UserError(
+            f"--from={start} leaves less than 2 steps: {limits}; the checkpoints are {shown}"
+        )
     if not usable:
         since = f" since {changed}" if change else ""
         raise UserError(
             f"{paths.root} has no checkpoint with 2 steps of the run after it{since}; "
-            f"{limits}, and there are {shown}. To keep more of them, raise "
+            f"{limits}, and the checkpoints are {shown}. To keep more of them, raise "
             "monitoring.checkpoint.keep_last_n"
         )
     if start is None:

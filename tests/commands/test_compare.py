@@ -217,7 +217,7 @@ def test_plots_show_the_groups_of_the_table(
             "no run has the metric val_bqb; did you mean val_bpb?; known are grad_norm",
         ),
         (["{outputs}", "--metric", ","], "--metric"),
-        (["{outputs}", "--sort", "val_bqb"], "--sort=val_bqb is no metric"),
+        (["{outputs}", "--sort", "val_bqb"], "--sort=val_bqb is not a metric"),
         (["{outputs}", "--at", "last"], "at=last must be final, best, step:N, tokens=N"),
         (["{outputs}", "--watch", "0"], "--watch=0.0 must be > 0"),
         (["{outputs}", "--output", "{outputs}/none/x.csv"], "a file in an existing folder"),

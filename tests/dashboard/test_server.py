@@ -212,7 +212,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
             listen_on_port("127.0.0.1", port, may_move=False)
         with listen_on_port("127.0.0.1", port, may_move=True) as moved:
             assert port < moved.getsockname()[1] <= port + 20
-    with pytest.raises(UserError, match=r"--host=no\.such\.host\.invalid is no name or address"):
+    with pytest.raises(UserError, match=r"--host=no\.such\.host\.invalid is not a name or address"):
         listen_on_port("no.such.host.invalid", 0, may_move=False)
     with pytest.raises(UserError, match=r"cannot listen on 192\.0\.2\.1"):
         listen_on_port("192.0.2.1", 0, may_move=False)

@@ -25,7 +25,6 @@ from spectral_exp.distributed.sharding import (
     complete_gradients,
     set_gradient_sync,
     shard_model,
-    whole_model,
 )
 from spectral_exp.models.gpt import GPT
 from spectral_exp.monitoring import CheckpointManager
@@ -34,7 +33,7 @@ from spectral_exp.monitoring.checkpoint.shards import SHARDS_ENTRY, write_shards
 from spectral_exp.optim import build_adamw, build_rgd
 from spectral_exp.optim.rgd import RGD
 from spectral_exp.runs.layout import RunPaths
-from tests.distributed.ranks import backward, batch, small_model, spawn
+from tests.distributed.ranks import backward, small_model, spawn
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -179,7 +178,6 @@ def two_ranks(rank: int, folder: Path) -> None:
     compare(folder, "rgd", 2, 0.05, "", exact=True, tolerance=0.0)
     compare(folder, "rgd", 2, 0.05, "", exact=False, tolerance=1e-5)
     check_checkpoint(rank, folder)
-    check_whole_model(rank)
     check_bf16(rank)
     check_replicated(folder)
 
@@ -238,26 +236,6 @@ def check_loading(folder: Path, name: str, n_micro_batches: int) -> None:
         gathered = gather_state(model, optimizer)
         if gathered is not None:
             assert_state(gathered[0].state_dict(), torch.load(folder / "after.pt"), 1e-5)
-
-
-def check_whole_model(rank: int) -> None:
-    """One rank alone may call the model while it is whole; training goes on afterwards."""
-    model, optimizer = build_sharded("adamw")
-    expected = small_model()
-    x, _ = batch(1, 0)
-    with whole_model(model), torch.no_grad():
-        if rank == 0:
-            for _ in range(2):
-                assert torch.equal(model(x), expected(x))
-            assert torch.equal(
-                model.attention_weights(x[:1], 1), expected.attention_weights(x[:1], 1)
-            )
-            assert_state(dict(model.named_parameters()), dict(expected.named_parameters()))
-    sharded_again = take_step(model, optimizer, 1, 2, math.inf)
-    assert all(math.isfinite(number) for number in sharded_again)
-    with torch.no_grad():  # a validation leaves the root whole until the next step
-        model(x)
-    assert take_step(model, optimizer, 1, 2, math.inf)[0] < sharded_again[0]
 
 
 def check_bf16(rank: int) -> None:

@@ -21,8 +21,6 @@ from spectral_exp.results.comparison import (
     Comparison,
     Difference,
     compare,
-    factor_effects,
-    pareto_front,
 )
 from spectral_exp.results.group import Group
 from spectral_exp.results.pairs import (
@@ -284,7 +282,6 @@ def test_without_a_direction_nothing_is_better() -> None:
         for summary in comparison.summaries
         if summary.group.label == label
     ]
-    assert pareto_front(comparison) == []
     text = render_comparisons([comparison], "table", [])
     assert "own, final value of each run, neither low nor high is better" in text
     assert not re.search(r" (better|worse)$", text.partition("\n")[2], flags=re.MULTILINE)
@@ -488,9 +485,6 @@ def test_ablations_are_the_pairs_that_differ_in_one_part() -> None:
         ("wave_rgd", "wave_rgd_qfe"): "loss",
         ("wave_qfe", "wave_rgd_qfe"): "optimizer",
     }
-    effects = factor_effects(comparison)
-    assert list(effects) == ["attention", "optimizer", "loss"]
-    assert [d.b.group.label for d in effects["loss"]] == ["wave_qfe", "wave_rgd_qfe"]
 
 
 def test_ablation_is_held_against_the_part_of_the_baseline() -> None:
@@ -631,26 +625,6 @@ def test_the_tried_learning_rates_are_listed() -> None:
     assert uneven_labels in said(compare(of_a_sweep).notes)
     both = coarse("wave", "wave", {0.001: CLASSIC, 0.002: NEAR})
     assert not any("learning rate" in note for note in said(compare([tuned, both]).notes))
-
-
-def test_pareto_front() -> None:
-    points = {
-        "classic": (2.5, 60.0),
-        "wave": (2.4, 90.0),
-        "wave_rgd": (2.45, 120.0),
-        "classic_rotary": (2.4, 130.0),
-        "wave_qfe": (2.3, 200.0),
-        "wave_rgd_qfe": (2.4, 300.0),
-    }
-    groups = [
-        fake_group([fake_run(name, seed, value, values={"train_s": cost}) for seed in (1, 2, 3)])
-        for name, (value, cost) in points.items()
-    ]
-    front = [summary.group.label for summary in pareto_front(compare(groups))]
-    assert front == ["classic", "wave", "wave_qfe"]
-    assert [summary.group.label for summary in pareto_front(compare(groups[::-1]))] == front
-    twins = [seeds("classic", [2.5] * 3), fake_group(seeds("wave", [2.5] * 3).runs)]
-    assert len(pareto_front(compare(twins))) == 2
 
 
 def test_same_groups_give_the_same_comparison() -> None:

@@ -154,8 +154,8 @@ MISTAKES = [
     (["slurm", *TRAINING, "training.max_steps=-1"], "training.max_steps=-1 must be"),
     (["slurm", "--", "-m", *TRAINING, "training.max_steps=-1,-1"], "training.max_steps=-1 must"),
     (["slurm", *TRAINING, "device=gpu"], "device=gpu must be auto, cpu, cuda, cuda:N or mps"),
-    (["slurm", *TRAINING, "--time", "10"], "--time is no flag of a training job; options of"),
-    (["slurm", "--", "--help"], "--help is no flag of a training job"),
+    (["slurm", *TRAINING, "--time", "10"], "--time is not a flag of a training job; options of"),
+    (["slurm", "--", "--help"], "--help is not a flag of a training job"),
     (["slurm", "--time", "x", *TRAINING], "--time='x' must be minutes, hours"),
     (["slurm", *TRAINING, "+x.password=Xq93kd8Zpw1"], "x.password is a secret, which is never"),
     (

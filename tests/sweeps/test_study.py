@@ -66,10 +66,13 @@ def test_blocks_take_what_they_do_not_set_from_the_top(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"seed": [1]}, "seed is no part of a study; did you mean seeds?"),
+        ({"seed": [1]}, "seed is not a part of a study; did you mean seeds?"),
         ({"seeds": 1}, "seeds must be a list of at least one value"),
         ({"grid": {"seed": []}}, "grid.seed must be a list of at least one value"),
-        ({"blocks": {"a": {"experiment": ["wave"]}}}, "blocks.a.experiment is no part of a study"),
+        (
+            {"blocks": {"a": {"experiment": ["wave"]}}},
+            "blocks.a.experiment is not a part of a study",
+        ),
         ({"blocks": {"a": 3}}, "blocks.a must hold settings"),
         ({"overrides": ["fast"]}, "'fast' in overrides must be an override"),
         ("[1, 2]", "must hold settings"),

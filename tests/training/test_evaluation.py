@@ -44,10 +44,10 @@ def test_matches_the_direct_formula_and_counts_bytes() -> None:
     n_bytes, mean = 10 + 11 + 12 + 10, sum(nats) / 28
     spread = math.sqrt(sum((n - mean) ** 2 for n in nats) / 28)
     assert found.tokens == 28
-    assert found.val_loss == pytest.approx(mean, rel=1e-6)
+    assert found.loss == pytest.approx(mean, rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp(mean), rel=1e-6)
-    assert found.val_bpb == pytest.approx(sum(nats) / math.log(2) / n_bytes, rel=1e-6)
-    assert found.standard_error_bpb == pytest.approx(
+    assert found.bpb == pytest.approx(sum(nats) / math.log(2) / n_bytes, rel=1e-6)
+    assert found.token_error_bpb == pytest.approx(
         spread / math.sqrt(28) * 28 / n_bytes / math.log(2), rel=1e-5
     )
     # By the definition of the error of a ratio of two sums over windows.

@@ -73,7 +73,7 @@ def test_after_an_early_stop_the_best_weights_are_tested(
         runner.model.load_state_dict(best["model_state_dict"])
         exact = evaluate(runner.model, runner.test_windows, runner.device)
     final = results(tmp_path)["final_metrics"]
-    assert (final["step"], final["test_loss"]) == (8, exact.val_loss)
+    assert (final["step"], final["test_loss"]) == (8, exact.loss)
 
 
 class LastOfGroup(Ranks):

@@ -333,7 +333,7 @@ def test_compressed_checkpoints_are_replayed(tmp_path: Path) -> None:
         (["run", "--steps", "1"], "--steps=1 must be >= 2"),
         (
             ["run", "--from", "5"],
-            "--from=5 must be the step of a checkpoint; there are 0 (the start), 4, 6, 8, 12",
+            "--from=5 must be the step of a checkpoint; choose from 0 (the start), 4, 6, 8, 12",
         ),
         (["run", "--from", "12"], "--from=12 leaves less than 2 steps: training.max_steps=12"),
     ],

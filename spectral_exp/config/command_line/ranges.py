@@ -130,7 +130,9 @@ def _dimension(override: Override) -> Dimension:
         return _values(override, key, is_ordered=False)
     assert isinstance(sweep, ChoiceSweep | RangeSweep | IntervalSweep)
     if unknown := sorted(sweep.tags - {"log"}):
-        raise UserError(f"{_text_of(override)}: the tag {unknown[0]} is unknown; there is log")
+        raise UserError(
+            f"{_text_of(override)}: the tag {unknown[0]} is unknown; the only one is log"
+        )
     if isinstance(sweep, IntervalSweep):
         return _interval(override, key, sweep)
     if sweep.tags:

@@ -136,7 +136,7 @@ function drawBanner() {
     return;
   }
   const since = store.lastContact
-    ? ` Shown is what was read at ${formatTime(store.lastContact)}.`
+    ? ` The page shows what was read at ${formatTime(store.lastContact)}.`
     : "";
   const retry = h(
     "button",

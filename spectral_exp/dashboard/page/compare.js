@@ -240,7 +240,7 @@ export class ComparePage {
       { key: "c", label: "Copy as command", act: () => this.copyCommand() },
       {
         key: "u",
-        label: "Up to the runs",
+        label: "Back to the runs",
         act: () => {
           setHash(lastHash("runs"));
         },
@@ -263,7 +263,7 @@ function savedState() {
   const { comparison } = saved;
   return comparison
     ? emptyState("This is not in the file", h("a", { href: comparison }, "Show its comparison"))
-    : emptyState("This file holds no comparison", "Saved from the page Compare it does.");
+    : emptyState("This file holds no comparison", "A file saved from the page Compare has one.");
 }
 
 function notes(parts) {

@@ -7,7 +7,7 @@ import { fill, h } from "./dom.js";
 // While runs grow, their figures are drawn again this often.
 const REFRESH_MS = 30000;
 
-const NO_FIGURES = "This file holds no figures; saved from the page Compare it does.";
+const NO_FIGURES = "This file holds no figures; one saved from the page Compare has them.";
 
 export class FiguresSection {
   constructor() {

@@ -215,7 +215,7 @@ export class RunPage {
       { key: "c", label: "Copy as command", act: () => this.row && copyRunCommand(this.row) },
       {
         key: "u",
-        label: "Up to the runs",
+        label: "Back to the runs",
         act: () => {
           setHash(lastHash("runs"));
         },

@@ -88,7 +88,7 @@ export class RunHead {
       return h(
         "p",
         { class: "notice" },
-        "This run is no longer in the folder. Shown is what was read before. ",
+        "This run is no longer in the folder. The page shows what was read before. ",
         h("a", { href: lastHash("runs") }, "Go to the runs"),
       );
     }

@@ -246,7 +246,7 @@ export class RunsPage {
           "details",
           { open: isOpen },
           h("summary", null, "Notes ", h("span", { class: "count" }, count)),
-          part("On this comparison", answer.notes),
+          part("About this comparison", answer.notes),
           part("Left out", left.map(leftOutText)),
         ),
     );

@@ -161,7 +161,7 @@ export class RunsToolbar {
         act: () => page.toggleColumn(id),
       }));
     const automatic = {
-      label: "As many as there is room for",
+      label: "As many as fit",
       act: () => patchParams({ col: null }),
     };
     return [...items, null, automatic];

@@ -295,7 +295,9 @@ class Backup(Component):
         self.failures += 1
         self._failed_in_row += 1
         if self._failed_in_row == 1:
-            message = "backup of step %d to %s failed, training goes on: %s; further tries follow"
+            message = (
+                "backup of step %d to %s failed: %s; training continues, and it is tried again"
+            )
             log.warning(message, step, self.url, problem)
         else:
             log.info("backup of step %d to %s failed again: %s", step, self.url, problem)

@@ -80,7 +80,7 @@ class SaveFailures:
         """Log the first failure of a row; the next ones would only repeat it."""
         if activity not in self._failing:
             cause = self._explain(error) if isinstance(error, OSError) else str(error)
-            log.warning("%s: %s%s; further tries follow", effect, cause, consequence)
+            log.warning("%s: %s%s; it is tried again", effect, cause, consequence)
         self._failing.add(activity)
 
     def end_row(self, activity: str) -> None:

@@ -110,7 +110,7 @@ class HangDetector:
         if silent_s < limit_s:
             return ""
         self._has_alerted = True
-        return f"no line for {silent_s:.0f} s, where {usual_s:.3g} s are usual"
+        return f"nothing logged for {silent_s:.0f} s; the usual interval is {usual_s:.3g} s"
 
 
 class Alerts:

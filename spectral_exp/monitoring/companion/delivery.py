@@ -73,7 +73,7 @@ class Delivery:
             pause_s = min(2.0 ** min(self._failures, 10), _LONGEST_PAUSE_S)
             reason = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))[:500]
             if self._failures == 1:
-                log.warning("%s: %s; training goes on, further tries follow", self.name, reason)
+                log.warning("%s: %s; training continues, and it is tried again", self.name, reason)
                 log.info("%s: details", self.name, exc_info=True)
             return pause_s
         if self._failures:

@@ -20,7 +20,7 @@ from spectral_exp.sweeps.search.trials import Trial, last_overrides, read_trial
 
 _MAX_LEADERS = 10
 _SELECTION_NOTE = (
-    "a value that was selected as the best flatters itself; train the best settings with other "
+    "the best of many values is better than it would be again; train the best settings with other "
     "seeds before you compare them with others"
 )
 

@@ -289,7 +289,7 @@ def test_columns_fit_into_the_width(open_page: OpenPage, dashboard: str) -> None
     expect(heads.filter(has_text="Monitoring")).to_have_count(1)
     expect(heads.filter(has_text="Status")).to_have_count(0)
     page.get_by_role("button", name="Columns").click()
-    page.get_by_role("menuitem", name="As many as there is room for").click()
+    page.get_by_role("menuitem", name="As many as fit").click()
     expect(heads).to_have_count(len(narrow))
     # Of many settings, those that tell the most groups apart are shown first.
     ranks = page.evaluate(

@@ -20,8 +20,8 @@ def test_a_lack_of_memory_names_no_folder_and_a_remedy(caplog: pytest.LogCapture
     assert failures.problem == "not enough memory; free memory"
     assert failures.lacks_memory
     assert caplog.messages == [
-        "checkpoint of step 3 not saved, training goes on: not enough memory; free memory; further"
-        " tries follow"
+        "checkpoint of step 3 not saved, training goes on: not enough memory; free memory; it is"
+        " tried again"
     ]
 
 
