@@ -117,8 +117,8 @@ class SplitState(NamedTuple):
     """The state of a sharded model and its optimizer as one process holds it.
 
     Attributes:
-        model: the state without divided tensors, in the place of which are stand-ins.
-        optimizer: the same of the optimizer.
+        model: its state, with stand-ins for divided tensors.
+        optimizer: its state, with stand-ins too.
         rows: the rows of divided tensors that this process holds, by entry of the checkpoint.
         members: the processes that hold the other rows.
     """

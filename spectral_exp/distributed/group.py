@@ -120,7 +120,7 @@ class GroupRanks(Ranks):
         return self._ddp
 
     def micro_batches(self, count: int) -> range:
-        """Return every `size`-th micro-batch, from that with the number of this process."""
+        """Return every `size`-th micro-batch, beginning with the rank of this process."""
         return range(self.world.rank, count, self.world.size)
 
     def gradients(self, is_last: bool) -> AbstractContextManager[None]:

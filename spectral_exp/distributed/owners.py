@@ -118,25 +118,21 @@ class ShardedOwners(_Owners):
         ]
         device = updates[0].inputs[0].device
         own = by_owner[self._rank]
-        stacks = _gather_stacks(
-            [[_Rows(p, u.parameters[0].shape[0]) for u in us for p in u.inputs] for us in by_owner],
-            self._group,
-        )
+        inputs = [
+            [_Rows(rows, _n_rows(update)) for update in owned for rows in update.inputs]
+            for owned in by_owner
+        ]
+        stacks = _gather_stacks(inputs, self._group)
         results = [update.compute(*(next(stacks) for _ in update.inputs)) for update in own]
-        n_rows = [update.parameters[0].shape[0] for update in own]
-        returned = _exchange(
-            [
-                [
-                    part
-                    for (rows, numbers), n in zip(results, n_rows, strict=True)
-                    for part in (rows[:, slice(*row_range(n, rank, self._size))], numbers)
-                ]
-                for rank in range(self._size)
-            ],
-            [[form for update in us for form in _result_forms(update)] for us in by_owner],
-            device,
-            self._group,
-        )
+        parts_to_send: list[list[Tensor]] = [[] for _ in range(self._size)]
+        for update, (rows, numbers) in zip(own, results, strict=True):
+            for rank, parts in enumerate(parts_to_send):
+                of_rank = slice(*row_range(_n_rows(update), rank, self._size))
+                parts += [rows[:, of_rank], numbers]
+        forms_to_receive = [
+            [form for update in owned for form in _result_forms(update)] for owned in by_owner
+        ]
+        returned = _exchange(parts_to_send, forms_to_receive, device, self._group)
         parts_of = [iter(parts) for parts in returned]
         return [(next(parts_of[owner]), next(parts_of[owner])) for owner in owners]
 
@@ -146,7 +142,7 @@ class ShardedOwners(_Owners):
         rows, numbers = first, first.new_zeros(len(first), dtype=_number_type(first))
         if first.shape[1] > 0:
             rows, numbers = update.compute(*update.inputs)
-        numbers = numbers * (first.shape[1] / update.parameters[0].shape[0])
+        numbers = numbers * (first.shape[1] / _n_rows(update))
         dist.all_reduce(numbers, group=self._group)
         return rows, numbers
 
@@ -158,10 +154,10 @@ def whole_norms(tensors: Sequence[DTensor], group: dist.ProcessGroup | None = No
     size = dist.get_world_size()
     owners = assign_owners([tensor.numel() for tensor in tensors], size)
     by_owner = [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(size)]
-    stacks = _gather_stacks(
-        [[_Rows(tensors[i].to_local()[None], len(tensors[i])) for i in of] for of in by_owner],
-        group,
-    )
+    inputs = [
+        [_Rows(tensors[i].to_local()[None], len(tensors[i])) for i in owned] for owned in by_owner
+    ]
+    stacks = _gather_stacks(inputs, group)
     local = tensors[0].to_local()
     norms = torch.zeros(len(tensors), dtype=local.dtype, device=local.device)
     for i, stack in zip(by_owner[dist.get_rank()], stacks, strict=True):
@@ -171,7 +167,7 @@ def whole_norms(tensors: Sequence[DTensor], group: dist.ProcessGroup | None = No
 
 
 def assign_owners(costs: Sequence[float], size: int) -> list[int]:
-    """Return the owner of each of several pieces of work, so that all processes have about as much.
+    """Return the process for each piece of work, so that all processes have about as much.
 
     The most expensive piece goes first, each to the process that has the least so far; equal ones
     in their order.
@@ -182,6 +178,11 @@ def assign_owners(costs: Sequence[float], size: int) -> list[int]:
         owners[i] = loads.index(min(loads))
         loads[owners[i]] += costs[i]
     return owners
+
+
+def _n_rows(update: Update) -> int:
+    """Return the rows of each of its whole matrices."""
+    return update.parameters[0].shape[0]
 
 
 def _cost(update: Update) -> float:

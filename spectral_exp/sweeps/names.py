@@ -1,6 +1,6 @@
 """Folders of the jobs of a sweep: what was swept, the seed, and a hash that identifies the job.
 
-`phasor_lr0.004_seed1_1a2b3c4d` says for people what the job is. The hash alone decides whether two
+`phasor_lr0.004_seed1_1a2b3c4d` describes the job to people. The hash alone decides whether two
 jobs are the same one, so a folder is found again after the sweep was extended by other settings.
 """
 

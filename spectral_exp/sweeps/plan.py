@@ -60,7 +60,7 @@ class Plan:
         config_name: name of the primary configuration file.
         lock: of the sweep, for which other launchers wait.
         alerts: addresses that get a message when the sweep is done.
-        jobs: hash -> planned job; `add` adds some.
+        jobs: hash -> planned job.
         done: hashes of the jobs that were found done when they were added.
     """
 
@@ -157,7 +157,7 @@ class Plan:
         missing = []
         for overrides in dict.fromkeys(map(tuple, requested)):
             key = keys.get(ledger.digest(overrides), "")
-            if key in folders and self._is_over(key, folders[key]):
+            if key in folders and self._needs_no_check(key, folders[key]):
                 planned[overrides] = key
             else:
                 missing.append(overrides)
@@ -168,7 +168,7 @@ class Plan:
         unchecked = [
             job
             for overrides, job in composed.items()
-            if not self._is_over(planned[overrides], folders.get(planned[overrides], ""))
+            if not self._needs_no_check(planned[overrides], folders.get(planned[overrides], ""))
         ]
         if not are_proposals:
             _check(unchecked, self._config_dir)
@@ -187,7 +187,7 @@ class Plan:
         self._record(added)
         return added
 
-    def _is_over(self, key: str, folder: str) -> bool:
+    def _needs_no_check(self, key: str, folder: str) -> bool:
         """Return whether the job in `folder` is done, or runs and was checked by its launcher."""
         if not folder:
             return False
@@ -291,7 +291,7 @@ def _refuse_several_places(jobs: Sequence[Sequence[str]]) -> None:
 def _refuse_equal_hashes(
     keys: Mapping[tuple[str, ...], str], settings: Mapping[tuple[str, ...], Mapping[str, Any]]
 ) -> None:
-    """Raise a UserError if two different jobs have one hash, of 4 billion."""
+    """Raise a UserError if two different jobs have the same hash, which has 32 bits."""
     seen: dict[str, tuple[str, ...]] = {}
     for overrides in settings:
         first = seen.setdefault(keys[overrides], overrides)

@@ -138,7 +138,7 @@ class Alerts:
         self.outboxes = {address: Outbox(address) for address in addresses}
 
     def watch(self) -> None:
-        """Look whether the run goes on; call it again and again."""
+        """Check whether the run goes on; to be called repeatedly."""
         now_s = time.monotonic()
         if now_s < self._next_look_s:
             return

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _PACKAGE = "spectral_exp"
 _MAX_TEXT = 2000  # characters of a problem; a message must fit into the pipe at once
 _EXIT_S = 2.0
-"""Seconds beyond the deadline in which the process, which keeps it by itself, has to end."""
+"""Seconds that the process gets beyond the deadline, which it keeps by itself."""
 
 
 class Companion(Component):

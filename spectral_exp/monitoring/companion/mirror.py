@@ -135,7 +135,7 @@ class Mirror:
     @property
     def waits_for_end(self) -> bool:
         """Whether the tracker gets nothing before training has ended."""
-        return make_tracker(self._target.kind, self._target.where).is_written_at_once
+        return make_tracker(self._target.kind, self._target.where).takes_whole_runs
 
     def push(self, is_over: bool) -> bool:
         """Send what is new; return whether more is waiting.
@@ -183,10 +183,10 @@ class Mirror:
         if self._tracker is not None:
             return self._tracker
         tracker = make_tracker(self._target.kind, self._target.where)
-        if tracker.is_written_at_once and not is_over:
+        if tracker.takes_whole_runs and not is_over:
             return None
         cursor = _Cursor.read(self._file)
-        if tracker.is_written_at_once:
+        if tracker.takes_whole_runs:
             cursor = _Cursor(key=cursor.key)
         if not cursor.key:
             # Kept before the remote run exists, so that it is found again whatever happens.

@@ -83,8 +83,8 @@ class SearchReport:
 def find_leaders(trials: Sequence[Trial], settings: SearchSettings) -> list[Trial]:
     """Return the best completed trials, the best in the first objective first.
 
-    With several objectives they are the Pareto set: the trials than which no other is better in one
-    objective and worse in none. With one objective they are ten at most.
+    With several objectives they are the Pareto set: the trials that no other beats in one objective
+    without being worse in another. With one objective they are ten at most.
     """
     signs = [1 if lower else -1 for lower in settings.lower_is_better]
 

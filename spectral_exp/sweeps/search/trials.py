@@ -81,7 +81,7 @@ def trial_state(status: str) -> State:
 def is_same_experiment(
     recorded: Sequence[str], given: Sequence[str], searched: Sequence[str]
 ) -> bool:
-    """Return whether two jobs differ at most in the searched settings and in what is no experiment.
+    """Return whether two jobs are one experiment but for the searched settings.
 
     Args:
         recorded: overrides in the record of a run, without interpolations and secrets.

@@ -45,7 +45,7 @@ class Memory(Tracker):
 
     Attributes:
         can_rewind: as TensorBoard can.
-        is_written_at_once: as wandb does offline.
+        takes_whole_runs: as wandb does offline.
         fails_after: number of calls that still succeed; None for all.
         server: what has arrived, and is kept beyond `close`.
     """
@@ -293,7 +293,7 @@ def test_a_damaged_or_hostile_cursor_begins_a_new_remote_run(
 def test_a_run_that_is_written_at_once_waits_for_its_end(
     tmp_path: Path, tracker: Memory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker.is_written_at_once = True
+    tracker.takes_whole_runs = True
     tracker.can_rewind = False  # type: ignore[misc]
     logger = MetricsLogger(tmp_path / "logs", 1)
     logger.log_metrics(1, {"loss": 1.0})

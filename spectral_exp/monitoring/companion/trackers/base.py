@@ -1,4 +1,4 @@
-"""What a mirror needs of a tracker library."""
+"""The interface of a tracker, as mirrors use it."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class MirroredRun:
 class Tracker(ABC):
     """A remote run in a tracker. Every method may raise any error of the library.
 
-    What a method has accepted is with the tracker for good once `flush` has returned.
+    Everything that was sent before `flush` returned stays with the tracker.
 
     Attributes:
         can_rewind: whether a remote run can begin anew; otherwise steps that are trained again keep
             their first values.
-        is_written_at_once: whether the library takes only whole runs.
+        takes_whole_runs: whether the library takes only whole runs.
         stored_step: the last step that the remote run was found to hold; None if it is unknown.
     """
 
     can_rewind: ClassVar[bool] = False
-    is_written_at_once: bool = False
+    takes_whole_runs: bool = False
     stored_step: int | None = None
 
     @abstractmethod

@@ -31,7 +31,7 @@ class Wandb(Tracker):
     """
 
     def __init__(self, where: str) -> None:
-        self.is_written_at_once = is_wandb_offline()
+        self.takes_whole_runs = is_wandb_offline()
         self._entity, self._project = split_wandb(where)
         self._run: Any = None
         self._last_step = 0
@@ -40,7 +40,7 @@ class Wandb(Tracker):
         import wandb
 
         folder = RunPaths(run.root).wandb
-        if self.is_written_at_once:
+        if self.takes_whole_runs:
             for earlier in folder.glob(f"offline-run-*-{run.key}"):
                 shutil.rmtree(earlier)
         folder.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ class Wandb(Tracker):
             name=run.name,
             group=run.group,
             dir=str(run.root),
-            resume=None if self.is_written_at_once else "allow",
+            resume=None if self.takes_whole_runs else "allow",
             settings=wandb.Settings(
                 # Nothing beyond what the mirror sends: no source, command, output or packages.
                 console="off",
@@ -67,7 +67,7 @@ class Wandb(Tracker):
                 init_timeout=_INIT_TIMEOUT_S,
             ),
         )
-        if not self.is_written_at_once:
+        if not self.takes_whole_runs:
             # What the process of the library held when it was killed has to be sent again.
             self.stored_step = self._run.starting_step - 1
         return {"id": run.key}
