@@ -50,14 +50,14 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
         KeyboardInterrupt: it was interrupted before the run existed.
     """
     # Imported here because the command imports Hydra.
-    from spectral_exp.config.command_line.process_state import kept_process_state
+    from spectral_exp.config.command_line.process_state import preserve_process_state
     from spectral_exp.core.errors import Interrupted
     from spectral_exp.runs.load import load_run
     from spectral_exp.train import prepare_run
 
     set_waiting_of_threads()
     flags = [] if config_dir is None else ["--config-dir", str(Path(config_dir).absolute())]
-    with kept_process_state():
+    with preserve_process_state():
         root, run_it = prepare_run([*flags, *overrides])
         root = root.absolute()
         try:

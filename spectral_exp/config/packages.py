@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from spectral_exp.config.remembered import remember, remembered
+from spectral_exp.config.remembered import recall, remember
 from spectral_exp.core.errors import SettingError
 from spectral_exp.runs.layout import OWN_CONFIG_NAME
 
@@ -101,7 +101,7 @@ def remember_packages(config: Mapping[str, Any]) -> None:
 def resolve_recorded(entries: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return the paths of recorded packages that the user has named, and the other entries."""
     known, unknown = [], []
-    places = [Path(line) for line in sorted(remembered(_LIST))]
+    places = [Path(line) for line in sorted(recall(_LIST))]
     for entry in entries:
         if os.sep in entry:
             same = [place for place in places if str(place) == entry]

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 20
 
 
-def remembered(name: str) -> set[str]:
+def recall(name: str) -> set[str]:
     """Return the lines of the list `name`; none if another user can write it."""
     try:
         with (state_folder() / name).open(encoding="utf-8", errors="replace") as file:
@@ -32,7 +32,7 @@ def remembered(name: str) -> set[str]:
 
 def remember(name: str, line: str) -> None:
     """Add a line to the list `name`, unless it is there."""
-    if len(line.splitlines()) != 1 or line in remembered(name):
+    if len(line.splitlines()) != 1 or line in recall(name):
         return
     try:
         file = state_folder() / name

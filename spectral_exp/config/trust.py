@@ -19,7 +19,7 @@ from spectral_exp.config.packages import (
     remember_packages,
     without_foreign_packages,
 )
-from spectral_exp.config.remembered import remember, remembered
+from spectral_exp.config.remembered import recall, remember
 from spectral_exp.core.errors import UserError
 
 PATH_SETTINGS = ("data.path", "tokenizer.path")
@@ -150,7 +150,7 @@ def may_back_up(url: str, source: str | None) -> bool:
     run, or now as `source`, the address of a run below it.
     """
     url = url.rstrip("/")
-    return bool(source and source.startswith(f"{url}/")) or url in remembered(_BACKUP_URLS)
+    return bool(source and source.startswith(f"{url}/")) or url in recall(_BACKUP_URLS)
 
 
 def may_mirror(target: str) -> bool:
@@ -162,7 +162,7 @@ def may_mirror(target: str) -> bool:
     from spectral_exp.monitoring.companion.targets import Target
 
     kind, _, where = target.partition(":")
-    return Target(kind, where).stays_here or target in remembered(_TRACKERS)
+    return Target(kind, where).stays_here or target in recall(_TRACKERS)
 
 
 def remember_backup_url(url: str) -> None:
@@ -180,4 +180,4 @@ def remember_config_dir(folder: str | Path) -> None:
 
 def is_known_config_dir(folder: str | Path) -> bool:
     """Return whether the user has used the configuration files in `folder` on this machine."""
-    return str(Path(folder).resolve()) in remembered(_CONFIG_DIRS)
+    return str(Path(folder).resolve()) in recall(_CONFIG_DIRS)

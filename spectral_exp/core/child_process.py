@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import IO
 
-from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.parent import die_with_parent_statement
 
 _STDERR = 2
 _MASKS = hasattr(signal, "pthread_sigmask")
@@ -45,7 +45,7 @@ def start_helper(
         OSError: it cannot be started.
     """
     modules = f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}"
-    dies = "" if outlives else f"; {dying_with_this_process()}"
+    dies = "" if outlives else f"; {die_with_parent_statement()}"
     code = f"{modules}{dies}; from {module} import main; main()"
     is_silent = outlives or (stderr is None and not _is_open(_STDERR))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS) if _MASKS else set()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TextIO
 
-from spectral_exp.core.display import colored, give_up, is_terminal, print_error
+from spectral_exp.core.display import colorize, give_up, is_terminal, print_error
 from spectral_exp.core.errors import Interrupted, RunError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
@@ -115,7 +115,7 @@ def _call(call: Callable[[], int]) -> int:
     try:
         return call()
     except (UserError, RunError) as error:
-        print(colored("error:", "red", sys.stderr), error, file=sys.stderr)
+        print(colorize("error:", "red", sys.stderr), error, file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
 
 

@@ -52,7 +52,7 @@ class ConsoleHandler(_StreamHandler):
             text = "\n".join(self._prefix + line for line in text.split("\n"))
         if record.levelno < logging.WARNING:
             return text
-        return colored(text, "red" if record.levelno >= logging.ERROR else "yellow", self.stream)
+        return colorize(text, "red" if record.levelno >= logging.ERROR else "yellow", self.stream)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -137,7 +137,7 @@ def moves_cursor(stream: TextIO | None) -> bool:
     return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
-def colored(text: str, color: str, stream: TextIO | None) -> str:
+def colorize(text: str, color: str, stream: TextIO | None) -> str:
     """Return `text` in a colour (or "bold") if `stream` shows colours: see https://no-color.org."""
     if os.environ.get("NO_COLOR") or not moves_cursor(stream):
         return text
@@ -220,7 +220,7 @@ def print_error(message: str) -> None:
     StatusLine.clear_current()
     kind, sign, rest = message.partition(": ")
     if sign and kind in ("error", "warning"):
-        kind = colored(f"{kind}:", "red" if kind == "error" else "yellow", sys.stderr)
+        kind = colorize(f"{kind}:", "red" if kind == "error" else "yellow", sys.stderr)
         message = f"{kind} {rest}"
     write(sys.stderr, f"{message}\n")
 

@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.5
 
 
-def dying_with_this_process(number: int | None = None) -> str:
+def die_with_parent_statement(number: int | None = None) -> str:
     """Return a Python statement that makes a child process end with this one, by `die_with_parent`.
 
     It runs this file and imports nothing of the package, of which the child may use another

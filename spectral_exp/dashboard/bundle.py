@@ -40,7 +40,7 @@ def bundle(
     """
     script = page_script()
     text = read_page_file(INDEX).replace("</main>", f"{_BLOCKED}</main>", 1)
-    saved = _in_script(
+    saved = _escape_for_script(
         {"view": fragment, "theme": theme, "comparison": comparison, "answers": dict(embedded)}
     )
     scripts = (
@@ -54,7 +54,7 @@ def bundle(
     return text.replace("<head>", f"<head>\n    {meta}", 1)
 
 
-def _in_script(value: object) -> str:
+def _escape_for_script(value: object) -> str:
     """Return JSON that cannot end a script element."""
     return json.dumps(value).replace("<", "\\u003c")
 

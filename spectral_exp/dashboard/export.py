@@ -22,7 +22,7 @@ from spectral_exp.dashboard.curves import Window, curves_answer, load_curves
 from spectral_exp.dashboard.details import run_details
 from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export_comparison import MAX_GROUPS, ExportedComparison
-from spectral_exp.dashboard.export_run import with_files, without_files
+from spectral_exp.dashboard.export_run import answers_with_files, details_without_files
 from spectral_exp.dashboard.group_curves import load_group_curves
 from spectral_exp.dashboard.groups import Answer, Comparisons, groups_answer
 from spectral_exp.dashboard.identity import run_key
@@ -132,11 +132,11 @@ class _Export:
             run = self._library.run(key)
             details = run_details(run, self._library.row(key))
             if self._route.page == "run":
-                yield from with_files(details, key, run.path)
+                yield from answers_with_files(details, key, run.path)
                 if details["has_system"]:
                     yield from exported_system(self._library, key, _WINDOW)
             else:
-                yield f"api/run/{key}", json_bytes(without_files(details))
+                yield f"api/run/{key}", json_bytes(details_without_files(details))
         for metric in self._metrics():
             yield from self._curves(metric, shown)
             if self._route.page != "run":

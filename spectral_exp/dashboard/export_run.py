@@ -25,7 +25,7 @@ MAX_LOG_BYTES = 1 << 20  # of the end of each log
 Answers = Iterator[tuple[str, bytes]]
 
 
-def without_files(details: Mapping[str, Any]) -> dict[str, Any]:
+def details_without_files(details: Mapping[str, Any]) -> dict[str, Any]:
     """Return the details of a run of which the file holds neither plots nor histograms."""
     note = "Saved with many runs, this file holds no plots. Save the page of the run for them."
     has_some = details["plots"] or details["spectra"]
@@ -33,7 +33,7 @@ def without_files(details: Mapping[str, Any]) -> dict[str, Any]:
     return {**details, "plots": [], "spectra": [], "has_system": False, "left_out": left_out}
 
 
-def with_files(details: Mapping[str, Any], key: str, run: Path) -> Answers:
+def answers_with_files(details: Mapping[str, Any], key: str, run: Path) -> Answers:
     """Yield the answer with the details of a run, and those with its files."""
     name = f"api/run/{key}"
     plots = list_plots(run)

@@ -46,7 +46,7 @@ def join_modules(entry: str, read: Callable[[str], str]) -> str:
         variables[name] = variable
 
     add(entry)
-    return _cannot_end("\n".join([*parts, ""]))
+    return _escape_end_of_script("\n".join([*parts, ""]))
 
 
 def _function_body(name: str, source: str, variables: Mapping[str, str | None]) -> str:
@@ -66,6 +66,6 @@ def _resolve(name: str, path: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
 
 
-def _cannot_end(script: str) -> str:
+def _escape_end_of_script(script: str) -> str:
     """Return a script whose texts cannot end or hide the element around it."""
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.dashboard.patience import ImpatientProtocol
+from spectral_exp.dashboard.idle_timeout import IdleTimeoutProtocol
 
 MAX_CONNECTIONS = 1000
 """Above this number of open connections, requests are answered with 503."""
@@ -36,7 +36,7 @@ class BackgroundServer:
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=ImpatientProtocol,
+            http=IdleTimeoutProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -33,7 +33,7 @@ def send_ending(store: Store, error: BaseException) -> bool:
     return True
 
 
-def received_ending(store: Store) -> Interrupted | JobError | None:
+def receive_ending(store: Store) -> Interrupted | JobError | None:
     """Return the error that process 0 has sent, or None."""
     if not store.check([_KEY]):
         return None

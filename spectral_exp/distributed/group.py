@@ -71,7 +71,7 @@ class GroupRanks(Ranks):
         places = {(m["host"], device) for m, device in zip(members, devices, strict=True)}
         uses_nccl = self._device.type == "cuda" and len(places) == world.size
         timeout = timedelta(seconds=self._settings.step_timeout_s)
-        with self.translated_errors():
+        with self.translate_errors():
             if not dist.is_initialized():
                 dist.init_process_group(
                     "gloo",
@@ -105,13 +105,13 @@ class GroupRanks(Ranks):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         if self._settings.exact:
             self._totals = [None] * len(self._parameters)
-            with self.translated_errors(), torch.no_grad():
+            with self.translate_errors(), torch.no_grad():
                 for value in (*model.parameters(), *model.buffers()):
                     dist.broadcast(value, 0, group=self._group)
             return compute
         known = inspect.signature(DistributedDataParallel).parameters
         options: dict[str, Any] = {next(name for name in _SYNC_BUFFERS if name in known): False}
-        with self.translated_errors():
+        with self.translate_errors():
             self._ddp = DistributedDataParallel(
                 compute, process_group=self._group, gradient_as_bucket_view=True, **options
             )
@@ -332,7 +332,7 @@ class GroupRanks(Ranks):
                 )
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the error of a collective operation into that of the process that has failed."""
         try:
             yield

@@ -20,9 +20,9 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from spectral_exp.core.errors import Interrupted, JobError
-from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.parent import die_with_parent_statement
 from spectral_exp.core.signals import signals_blocked
-from spectral_exp.distributed.ending import received_ending
+from spectral_exp.distributed.ending import receive_ending
 from spectral_exp.distributed.rendezvous import Report, attempt_store, publish
 from spectral_exp.distributed.settings import DistributedSettings
 from spectral_exp.distributed.world import LAUNCHED
@@ -60,7 +60,7 @@ class Launcher:
         self._signalled = False
         code = (
             f"import sys; sys.path[:] = {list(map(os.path.abspath, sys.path))!r}; "
-            f"sys.orig_argv[:] = {sys.orig_argv!r}; {dying_with_this_process(signal.SIGTERM)}; "
+            f"sys.orig_argv[:] = {sys.orig_argv!r}; {die_with_parent_statement(signal.SIGTERM)}; "
             f"{_TRAIN}"
         )
         try:
@@ -131,7 +131,7 @@ class Launcher:
             self._kill()
         if code == 0:
             return
-        if (error := received_ending(self._store)) is not None:
+        if (error := receive_ending(self._store)) is not None:
             raise error
         if code > 128 or (code == -signal.SIGTERM and self._signalled):  # before it had begun
             raise Interrupted(code - 128 if code > 0 else -code)

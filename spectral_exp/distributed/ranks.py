@@ -159,7 +159,7 @@ class Ranks:
     def refuse_different_weights(self, step: int, model: nn.Module) -> None:
         """Raise a RunError if the parameters of the processes differ after `step`."""
 
-    def translated_errors(self) -> AbstractContextManager[None]:
+    def translate_errors(self) -> AbstractContextManager[None]:
         """Return a context in which the failure of another process becomes a RunError."""
         return _NOTHING
 

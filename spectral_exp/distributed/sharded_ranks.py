@@ -56,7 +56,7 @@ class ShardedRanks(GroupRanks):
         """
         self._model = model
         exact = self._settings.exact
-        with self.translated_errors():
+        with self.translate_errors():
             shard_model(model, blocks, self._device, exact=exact, group=self._group)
         self._optimizer = build_optimizer(model)
         if hasattr(self._optimizer, "owners"):

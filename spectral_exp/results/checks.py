@@ -77,7 +77,7 @@ def why_unfinished(run: Run) -> Finding | None:
     )
 
 
-def odd_ones_out(runs: Sequence[Run]) -> dict[str, list[Finding]]:
+def find_outliers(runs: Sequence[Run]) -> dict[str, list[Finding]]:
     """Return findings by run id for runs that differ from most of `runs`.
 
     They compare training and validation text, tokenizer, code and hardware, if recorded. Of

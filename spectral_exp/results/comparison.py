@@ -74,7 +74,7 @@ def compare(
     require(margin is None or 0 < margin < math.inf, "margin", margin, "> 0 and finite")
     if all(run.value(metric, at) is None for run in runs):
         raise UserError(_no_metric(metric, at, groups))
-    odd = checks.odd_ones_out(runs)
+    odd = checks.find_outliers(runs)
     summaries = [summarize_group(group, metric, at, odd) for group in groups]
     base = _baseline(summaries, baseline, lower)
     others = [summary for summary in summaries if summary is not base]

@@ -18,6 +18,7 @@ from spectral_exp.runs.budget import parse_at
 from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.run import Run
+from spectral_exp.runs.status import BROKEN
 
 COUNT = "number of runs"
 """The formula of a number."""
@@ -90,7 +91,7 @@ def _select_runs(
         value = run.value(metric, at)
         if not _has_reached(run, at) and (reason := checks.why_unfinished(run)) is not None:
             left_out.append((run.run_id, reason))
-            broken += [run] if run.status in {"failed", "diverged"} else []
+            broken += [run] if run.status in BROKEN else []
         elif value is None:
             left_out.append((run.run_id, _no_value(metric, at)))
         elif not math.isfinite(value):

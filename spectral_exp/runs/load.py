@@ -22,7 +22,7 @@ from typing import Any
 
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.parent import die_with_parent_statement
 from spectral_exp.runs.evaluations import read_evaluations
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_alive, read_owner
@@ -249,7 +249,7 @@ class _Helper:
         # `multiprocessing` would run the main script again.
         search_path = [os.path.abspath(folder) for folder in sys.path]  # noqa: PTH100
         set_path = f"import sys; sys.path[:] = {search_path!r}"
-        code = f"{set_path}; {dying_with_this_process()}; from {__name__} import main; main()"
+        code = f"{set_path}; {die_with_parent_statement()}; from {__name__} import main; main()"
         self._answers = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],

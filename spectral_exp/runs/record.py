@@ -16,6 +16,7 @@ from spectral_exp.core.json_files import content_crc32
 from spectral_exp.core.json_text import parse_object, read_object
 from spectral_exp.runs.renamed import update_names
 from spectral_exp.runs.schema import Between, Commit, Count, Findings, Matching, conform, is_of
+from spectral_exp.runs.status import Status
 
 _Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
 
@@ -240,9 +241,7 @@ class MonitoringCost(TypedDict, total=False):
 class ResultsRecord(TypedDict, total=False):
     """The content of `results.json`. Sections that are null are absent."""
 
-    status: Literal[
-        "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
-    ]
+    status: Status
     error: str
     pruned_because: str
     final_metrics: dict[str, float | None]

@@ -28,6 +28,7 @@ from spectral_exp.runs.metric_names import (
 from spectral_exp.runs.metrics_file import MetricFile, read_metrics
 from spectral_exp.runs.planned import TRAINING_PASSES, planned_steps
 from spectral_exp.runs.renamed import left_out_defaults
+from spectral_exp.runs.status import FINISHED
 
 _MIN_SPEEDS = 8  # fewest logged speeds for a quantile
 
@@ -141,7 +142,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run completed or stopped early."""
-        return self.status in {"completed", "stopped_early"}
+        return self.status in FINISHED
 
     @property
     def last_step(self) -> int:

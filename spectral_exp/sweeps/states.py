@@ -12,13 +12,13 @@ from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_running
 from spectral_exp.runs.record import read_config, read_results
+from spectral_exp.runs.status import BROKEN, DONE
 from spectral_exp.sweeps.names import identity, job_key, key_of_folder
 
 State = Literal["waiting", "running", "interrupted", "failed", "done"]
 STATES: tuple[State, ...] = ("done", "running", "interrupted", "failed", "waiting")
 
-_DONE = ("completed", "stopped_early", "pruned")
-_FAILED = ("failed", "diverged", "not_saved")
+_FAILED = (*BROKEN, "not_saved")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_state(run: Path, defaults: Mapping[str, Any] | None = None) -> JobState
     if status in _FAILED:
         reason = printable(results.get("error", status), 300)
         return JobState("failed", status, reason, attempt)
-    if status in _DONE and (defaults is None or _is_itself(paths, defaults)):
+    if status in DONE and (defaults is None or _is_itself(paths, defaults)):
         return JobState("done", status)
     return JobState("interrupted", status)
 

@@ -14,6 +14,7 @@ from spectral_exp.core.clock import Clock
 from spectral_exp.core.errors import UserError
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager
+from spectral_exp.runs.status import FINISHED
 from spectral_exp.training.budget import Budget
 from spectral_exp.training.evaluation import evaluate
 from spectral_exp.training.results import RunResults
@@ -77,7 +78,7 @@ class FinalWeights:
 
     def _are_final(self) -> bool:
         """Return whether the run has finished, and was not ended by a search or a signal."""
-        return self.state.end(self.budget) in ("completed", "stopped_early")
+        return self.state.end(self.budget) in FINISHED
 
     def _continue_alone(self) -> None:
         if self.ranks.is_sharded:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from spectral_exp.core.display import StatusLine, colored, moves_cursor, width_of
+from spectral_exp.core.display import StatusLine, colorize, moves_cursor, width_of
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Progress:
                 break
             line += f"  {part}"
         shown = (
-            line.replace("#" * done, colored("#" * done, "green", self._stream)) if done else line
+            line.replace("#" * done, colorize("#" * done, "green", self._stream)) if done else line
         )
         # If the terminal is gone, plain lines go to the log from now on.
         self._is_live = self._status.draw(shown, len(line))

@@ -14,10 +14,11 @@ from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import CheckpointManager, ConfigTracker, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.record import read_results
+from spectral_exp.runs.status import DONE, Status
 from spectral_exp.training.budget import Budget
 from spectral_exp.training.contracts import Data
 from spectral_exp.training.evaluation import Evaluation
-from spectral_exp.training.state import Status, TrainState
+from spectral_exp.training.state import TrainState
 from spectral_exp.training.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class RunResults:
             log.warning("%s; the file is written again", error)
             return False
         # While a finished run is prolonged, its results have the former number of steps.
-        is_finished = results.get("status") in ("completed", "stopped_early", "pruned")
+        is_finished = results.get("status") in DONE
         is_tested = "test" not in self.texts or "test_loss" in results.get("final_metrics", {})
         has_all = is_tested or results.get("status") == "pruned"
         return is_finished and has_all and results.get("totals", {}).get("steps") == self.state.step

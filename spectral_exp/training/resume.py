@@ -42,6 +42,7 @@ from spectral_exp.runs.overrides import (
 from spectral_exp.runs.parentage import SETTING
 from spectral_exp.runs.record import Parent, parent_in, read_intact_config, read_results
 from spectral_exp.runs.renamed import update_names
+from spectral_exp.runs.status import FINISHED
 from spectral_exp.training.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def _finished_steps(paths: RunPaths) -> int:
         results = read_results(paths.results_file)[0]
     except UserError:
         return 0
-    is_finished = results.get("status") in ("completed", "stopped_early")
+    is_finished = results.get("status") in FINISHED
     return results.get("totals", {}).get("steps", 0) if is_finished else 0
 
 

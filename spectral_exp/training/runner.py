@@ -27,6 +27,7 @@ from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import LostRunError
+from spectral_exp.runs.status import Status
 from spectral_exp.training.budget import Budget
 from spectral_exp.training.cautions import warn_of_limits
 from spectral_exp.training.contracts import Data, Schedule
@@ -41,7 +42,7 @@ from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_
 from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
 from spectral_exp.training.speed import SpeedWatch
-from spectral_exp.training.state import Status, StepReport, TrainState
+from spectral_exp.training.state import StepReport, TrainState
 from spectral_exp.training.step import Stepper
 from spectral_exp.training.unsaved import (
     describe_lost_steps,
@@ -200,7 +201,7 @@ class Runner:
         with (
             process_settings(self.threads, self.settings.deterministic),
             StopRequest(self.settings.stop_signals) as stop,
-            self.ranks.translated_errors(),
+            self.ranks.translate_errors(),
             self.companion,
         ):
             self.ranks.stop = stop
@@ -239,7 +240,7 @@ class Runner:
     def _train_and_record(self) -> None:
         """Train, and write the results even if training fails."""
         try:
-            with self.ranks.translated_errors():
+            with self.ranks.translate_errors():
                 self._train()
                 if self._divided.is_at_risk(self.state.step):
                     self.save(self.state.best_step == self.state.step)

@@ -5,16 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from spectral_exp.runs.status import Status
 from spectral_exp.training.budget import Budget
-
-Status = Literal[
-    "completed", "stopped_early", "pruned", "interrupted", "not_saved", "failed", "diverged"
-]
-"""The possible ends of a run."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ from spectral_exp.core.shell import shell_command, shell_word
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import override_to_continue, quote
 from spectral_exp.runs.record import ResultsRecord, read_config, read_results
+from spectral_exp.runs.status import DONE
 from spectral_exp.training.progress import duration
 
 
@@ -120,7 +121,7 @@ def _next_commands(root: Path, results: ResultsRecord, search: Sequence[str]) ->
     status, steps = results.get("status"), results.get("totals", {}).get("steps", 0)
     if status == "diverged":  # it would diverge again
         return [generate]
-    if status not in ("completed", "stopped_early", "pruned"):
+    if status not in DONE:
         return [resume, generate]
     further = override_to_continue(status, _pruner(root), _double_limit(results, steps))
     return [generate, f"{resume} {further}".rstrip()]

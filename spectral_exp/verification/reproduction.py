@@ -26,7 +26,7 @@ from spectral_exp.core.display import print_error
 from spectral_exp.core.errors import UserError, require
 from spectral_exp.core.git import CODE_VARIABLE, NO_GIT_HASH, code_directory
 from spectral_exp.core.json_files import write_json_atomic
-from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.parent import die_with_parent_statement
 from spectral_exp.core.redact import redact
 from spectral_exp.core.timestamps import timestamp
 from spectral_exp.monitoring import MetricsLogger
@@ -54,6 +54,7 @@ from spectral_exp.runs.overrides import (
 from spectral_exp.runs.parentage import SETTING
 from spectral_exp.runs.planned import refuse_time_budget
 from spectral_exp.runs.record import ResultsRecord, read_results
+from spectral_exp.runs.status import BROKEN, FINISHED
 from spectral_exp.runs.training_record import read_record, recorded_patch
 from spectral_exp.verification.recorded_code import REMEDY, recorded_code
 from spectral_exp.verification.recorded_packages import OwnPlaces, recorded_packages
@@ -64,7 +65,6 @@ _RESULTS = ("status", "final_metrics", "best_metrics", "generation_samples", "re
 _TIMED_RESULTS = tuple(
     f"totals.{name}" for name in ("train_s", "cpu_s", "device_s", "time_s", "tokens_per_s")
 )
-_COMPLETE = ("completed", "stopped_early")
 _PACKAGE_ROOT = Path(spectral_exp.__file__).resolve().parent.parent
 _LAST_MESSAGES_S = 5.0  # a child process of the training may keep its standard error open
 # `python -m` would search the current folder first, which may be a checkout of another version.
@@ -221,7 +221,7 @@ def _extent(paths: RunPaths, steps: int | None) -> Extent:
         results = read_results(paths.results_file)[0]
     status = results.get("status", "not over")
     # While a finished run is prolonged, its results still have the former number of steps.
-    is_end = status in _COMPLETE and results.get("totals", {}).get("steps") == last
+    is_end = status in FINISHED and results.get("totals", {}).get("steps") == last
     return Extent(last, is_end, status)
 
 
@@ -366,7 +366,7 @@ def _train(
         f"training {new.root} with the code in {' and '.join(dict.fromkeys(map(str, folders)))}",
         flush=True,
     )
-    train = f"{dying_with_this_process(signal.SIGTERM)}; {_TRAIN}"
+    train = f"{die_with_parent_statement(signal.SIGTERM)}; {_TRAIN}"
     process = subprocess.Popen(
         [sys.executable, "-c", train, str(restored or code[0]), *overrides],
         env=environment,
@@ -398,7 +398,7 @@ def _check_end(exit_code: int, new: RunPaths, extent: Extent, messages: _Message
     if not extent.to_the_end:
         # The signal may reach a process that is already exiting.
         expected |= {128 + signal.SIGTERM, -signal.SIGTERM}
-    if extent.status in ("failed", "diverged"):
+    if extent.status in BROKEN:
         expected.add(1)  # the repetition fails too
     if exit_code not in expected:
         messages.print_held()

@@ -28,12 +28,12 @@ def main():
 """
 _PARENT = """
 import os, signal, subprocess, sys
-from spectral_exp.core.parent import dying_with_this_process
+from spectral_exp.core.parent import die_with_parent_statement
 from spectral_exp.core.child_process import start_helper
 sys.path.insert(0, os.getcwd())
 helper = start_helper("sleeper")
 assert helper.stdout.readline() == b"True\\n"
-own = f"{dying_with_this_process(signal.SIGKILL)}; print(flush=True); import signal; signal.pause()"
+own = f"{die_with_parent_statement(signal.SIGKILL)}; print(flush=True); import signal; signal.pause()"
 child = subprocess.Popen([sys.executable, "-c", own], stdout=subprocess.PIPE)
 child.stdout.readline()
 os.kill(helper.pid, signal.SIGSTOP)

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.dashboard import patience
+from spectral_exp.dashboard import idle_timeout
 from spectral_exp.dashboard.serving import BackgroundServer, listen_on_path, listen_on_port
 from tests.dashboard.served import append, owned, run_coroutine
 from tests.results.made_runs import make_run
@@ -168,7 +168,7 @@ def test_a_slow_reader_holds_nobody_up_and_sigterm_ends_at_once(tmp_path: Path) 
 
 
 def test_idle_and_deaf_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "CHECK_S", 0.05)
+    monkeypatch.setattr(idle_timeout, "CHECK_S", 0.05)
     sent = 64 << 20
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

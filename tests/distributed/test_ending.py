@@ -6,7 +6,7 @@ import pytest
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from spectral_exp.core.errors import Interrupted, JobError, RunError, UserError
-from spectral_exp.distributed.ending import received_ending, send_ending
+from spectral_exp.distributed.ending import receive_ending, send_ending
 from spectral_exp.sweeps.job import Outcome, SweepJob
 
 
@@ -22,9 +22,9 @@ from spectral_exp.sweeps.job import Outcome, SweepJob
 )
 def test_an_error_is_raised_again(error: Exception, expected: tuple[str, str, int]) -> None:
     store = HashStore()
-    assert received_ending(store) is None
+    assert receive_ending(store) is None
     assert send_ending(store, error)
-    found = received_ending(store)
+    found = receive_ending(store)
     assert isinstance(found, JobError)
     assert (found.ending, found.message, found.exit_code) == expected
 
@@ -32,7 +32,7 @@ def test_an_error_is_raised_again(error: Exception, expected: tuple[str, str, in
 def test_a_lost_last_save_is_reported_as_such() -> None:
     store = HashStore()
     assert send_ending(store, Interrupted(15, "the last step is not saved"))
-    found = received_ending(store)
+    found = receive_ending(store)
     assert isinstance(found, Interrupted)
     assert (found.signal_number, found.exit_code) == (15, 1)
 
@@ -46,4 +46,4 @@ def test_a_lost_last_save_is_reported_as_such() -> None:
 def test_a_defect_keeps_its_traceback() -> None:
     store = HashStore()
     assert not send_ending(store, KeyError("x"))
-    assert received_ending(store) is None
+    assert receive_ending(store) is None

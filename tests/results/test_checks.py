@@ -194,9 +194,9 @@ def test_a_run_without_a_record_gets_no_findings_about_unknown_facts() -> None:
 )
 def test_odd_ones_out(record: dict[str, Any], expected: str) -> None:
     runs = [fake_run(seed=1), fake_run(seed=2, record=record), fake_run(seed=3)]
-    found = checks.odd_ones_out(runs)
+    found = checks.find_outliers(runs)
     assert {run_id: said(odd) for run_id, odd in found.items()} == {"classic_2": [expected]}
-    assert checks.odd_ones_out(runs[::2]) == {}
+    assert checks.find_outliers(runs[::2]) == {}
 
 
 def test_different_uncommitted_changes_are_distinguished(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_different_uncommitted_changes_are_distinguished(tmp_path: Path) -> None
         (tmp_path / str(seed)).mkdir()
         (tmp_path / str(seed) / "git_diff.patch").write_bytes(patch)
         runs.append(dataclasses.replace(run, path=tmp_path / str(seed)))
-    found = checks.odd_ones_out(runs)
+    found = checks.find_outliers(runs)
     assert list(found) == ["classic_3"]
     assert "with patch" in str(found["classic_3"][0])
 

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 
 @contextmanager
-def kept_process_state() -> Iterator[None]:
+def preserve_process_state() -> Iterator[None]:
     """Give back the working directory, arguments, environment, log handlers and Hydra's state.
 
     Inside, Hydra is not initialized.

@@ -19,7 +19,7 @@ from spectral_exp.core.files import follow
 from spectral_exp.core.json_files import read_json, write_json_atomic
 from spectral_exp.core.worker import ServiceThread
 from spectral_exp.monitoring.backup.process import BackupProcess, BackupProcessError
-from spectral_exp.monitoring.backup.store import SETTING, checked_url, leads_out
+from spectral_exp.monitoring.backup.store import SETTING, leads_out, normalize_url
 from spectral_exp.monitoring.component import Component
 from spectral_exp.monitoring.metrics import MetricsLogger
 from spectral_exp.monitoring.tracking.tracker import ConfigTracker
@@ -51,7 +51,7 @@ def check_url(url: str, timeout_s: float = _CHECK_S) -> None:
     process = None
     try:
         process = BackupProcess(timeout_s)
-        _refuse(url, process.ask({"do": "check", "url": checked_url(url)}))
+        _refuse(url, process.ask({"do": "check", "url": normalize_url(url)}))
     except BackupProcessError as error:
         raise UserError(f"{SETTING}={url} cannot be used: {error}") from error
     finally:
@@ -117,7 +117,7 @@ class Backup(Component):
         require(retries >= 0, "retries", retries, "a whole number >= 0")
         require(pause_s >= 0, "pause_s", pause_s, "a number of seconds >= 0")
         self.paths = RunPaths(Path(experiment_dir).absolute())
-        self.url = None if url is None else checked_url(url)
+        self.url = None if url is None else normalize_url(url)
         self.timeout_s = timeout_s
         self.retries = retries
         self.pause_s = pause_s

@@ -21,8 +21,8 @@ from spectral_exp.core.file_locks import fcntl
 from spectral_exp.monitoring.backup.store import (
     DamagedError,
     Store,
-    checked_url,
     manifest_names,
+    normalize_url,
     read_manifest,
     reason,
 )
@@ -52,7 +52,7 @@ def restore(url: str, outputs: str | Path, setting: str = "resume") -> Path:
         UserError: no backup is intact, the storage cannot be read, or an older copy of the run
             exists here.
     """
-    url = checked_url(url, setting)
+    url = normalize_url(url, setting)
     shown = f"{setting}={url}"
     store, keys = _open(url, setting)
     if not keys:

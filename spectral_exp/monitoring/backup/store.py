@@ -46,7 +46,7 @@ _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE)
 _MANIFEST = re.compile(r"manifest_(\d+)_step_(\d+)\.json")
 
 
-def checked_url(url: str, setting: str = SETTING) -> str:
+def normalize_url(url: str, setting: str = SETTING) -> str:
     """Return `url` without a slash at its end.
 
     Raises:
@@ -124,7 +124,7 @@ class Store:
     """The backup of one run, or the place of all of them, on storage that fsspec reaches.
 
     Args:
-        url: as `checked_url` gives it.
+        url: as `normalize_url` gives it.
         setting: the setting that it comes from, for messages.
         progress: called with the number of bytes after each piece read or written.
 

@@ -30,9 +30,9 @@ from spectral_exp.monitoring.backup.store import (
     DamagedError,
     ManifestName,
     Store,
-    checked_url,
     checksum_of,
     manifest_names,
+    normalize_url,
     read_manifest,
     reason,
 )
@@ -106,7 +106,7 @@ def open_sources(
     return sources if sources and sources[0].name == newest else None
 
 
-def kept_for_good(
+def checkpoints_to_keep(
     root: Path, step: int, best: Path | None, keep_every_n_steps: int | None
 ) -> list[Path]:
     """Return the checkpoints of a backup: `step`, the best, and every `keep_every_n_steps`-th."""
@@ -236,7 +236,7 @@ def back_up(
     best = files.follow(layout.RunPaths(root).best_link)
     with ExitStack() as stack:
         sources = open_sources(
-            root, kept_for_good(root, step, best, keep_every_n_steps), component_files, stack
+            root, checkpoints_to_keep(root, step, best, keep_every_n_steps), component_files, stack
         )
         if sources is None:
             return {"gone": True}
@@ -298,7 +298,7 @@ class _Requests:
         self._claimed: dict[str, Any] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        url = checked_url(request["url"])
+        url = normalize_url(request["url"])
         try:
             if request["do"] == "check":
                 check(Store(url, progress=self._progress))

@@ -25,6 +25,7 @@ from spectral_exp.monitoring.companion.addresses import send_message
 from spectral_exp.monitoring.companion.content import read_outcome, results_state
 from spectral_exp.runs.follow import MetricsFollower
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.status import DONE
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ QUIET_S = 600.0
 
 _FILE_NAME = "alerts.json"
 _LOOK_EVERY_S = 1.0
-_FINISHED = ("completed", "stopped_early", "pruned")
 # Pattern in an error of training -> kind of the alert.
 _ERRORS = {
     r"training\.max_bad_steps": "non_finite",
@@ -181,7 +181,7 @@ class Alerts:
         results = read_outcome(self._paths)
         status, reason = str(results.get("status", "")), str(results.get("error", "")) or error
         # The results of a loop of the user's own have no status.
-        if status in _FINISHED or (has_finished and not status and not reason):
+        if status in DONE or (has_finished and not status and not reason):
             self.add("finished", _summary(results))
         elif status == "interrupted":
             self.add("interrupted", f"at step {results.get('totals.steps')}; resume continues it")

@@ -12,6 +12,7 @@ from spectral_exp.core.redact import REDACTED
 from spectral_exp.runs.overrides import setting_of
 from spectral_exp.runs.parts import makes_another_experiment
 from spectral_exp.runs.run import Run
+from spectral_exp.runs.status import BROKEN, FINISHED
 
 State = Literal["running", "done", "failed", "pruned"]
 
@@ -68,14 +69,11 @@ def read_trial(run: Run, settings: SearchSettings) -> Trial:
 
 def trial_state(status: str) -> State:
     """Return the state of the trial of a run with this status."""
-    states: dict[str, State] = {
-        "completed": "done",
-        "stopped_early": "done",
-        "pruned": "pruned",
-        "failed": "failed",
-        "diverged": "failed",
-    }
-    return states.get(status, "running")
+    if status in FINISHED:
+        return "done"
+    if status in BROKEN:
+        return "failed"
+    return "pruned" if status == "pruned" else "running"
 
 
 def is_same_experiment(

@@ -22,7 +22,7 @@ from spectral_exp.core.files import follow, replace_symlink
 from spectral_exp.core.json_files import content_crc32, write_json_atomic
 from spectral_exp.monitoring.backup.backup import Backup, check_url
 from spectral_exp.monitoring.backup.restore import restore
-from spectral_exp.monitoring.backup.store import checked_url
+from spectral_exp.monitoring.backup.store import normalize_url
 from spectral_exp.runs.layout import BEST_NAME, LATEST_NAME, RunPaths
 from spectral_exp.runs.marks import read_marks, update_marks
 from tests.conftest import python
@@ -615,7 +615,7 @@ def test_worker_has_low_priority_and_no_torch(run: RunPaths, backup: Backup) -> 
 )  # fmt: skip
 def test_wrong_urls_are_refused(wrong: str) -> None:
     with pytest.raises(SettingError, match=r"^backup_url=.* must be s3://bucket/folder, gs://"):
-        checked_url(wrong)
+        normalize_url(wrong)
 
 
 @pytest.mark.parametrize(
@@ -623,7 +623,7 @@ def test_wrong_urls_are_refused(wrong: str) -> None:
 )
 def test_credentials_in_urls_are_refused_and_not_shown(url: str) -> None:
     with pytest.raises(SettingError, match="credentials belong into the environment") as error:
-        checked_url(url)
+        normalize_url(url)
     assert "s3cr3t" not in str(error.value)
 
 

@@ -12,7 +12,7 @@ CHECK_S = 20.0
 this distance, is disconnected."""
 
 
-class ImpatientProtocol(H11Protocol):
+class IdleTimeoutProtocol(H11Protocol):
     """A connection whose slow client does not hold it for ever."""
 
     _check: asyncio.TimerHandle | None = None
@@ -24,7 +24,7 @@ class ImpatientProtocol(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Watch no more."""
+        """Stop watching the client."""
         if self._check is not None:
             self._check.cancel()
         super().connection_lost(exc)
