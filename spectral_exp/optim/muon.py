@@ -43,6 +43,14 @@ class JoinedOptimizer(EagerOptimizer):
         super().__init__([group for part in parts for group in part.param_groups], {})
         self._share()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; torch's method knows its own attributes alone."""
+        return {
+            **super().__getstate__(),
+            "_parts": self._parts,
+            "needs_whole_matrices": self.needs_whole_matrices,
+        }
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state, as `load_state_dict` does, and share it with the parts."""
         super().__setstate__(state)

@@ -167,6 +167,24 @@ class RGD(EagerOptimizer):
             self._resonance = resonance
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; torch's method knows its own attributes alone."""
+        return {
+            **super().__getstate__(),
+            "_muon_settings": self._muon_settings,
+            "_resonance": self._resonance,
+            "_finite": self._finite,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return torch's state, and the last mean of rho as `resonance`, if there is one."""
+        return {**super().state_dict(), **self.metrics()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, of which `resonance` may be missing."""
+        super().load_state_dict(state_dict)
+        self._resonance = state_dict.get("resonance")
+
     @property
     def can_step_conditionally(self) -> bool:
         """Whether `step_if` is supported: Adam's fused kernels only, and `gate_every` is 1."""

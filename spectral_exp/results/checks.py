@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from spectral_exp.core.wording import noun
 from spectral_exp.results.cautions import cautions
-from spectral_exp.results.finding import Finding, Measured, Piece, finding, measurement
+from spectral_exp.results.finding import COUNT, Finding, Measured, Piece, finding, measurement
 from spectral_exp.results.identity import IDENTITIES, PLURAL, TITLES, code_words, identities_of
 from spectral_exp.results.slow_steps import slow_steps
 from spectral_exp.results.times import compare_used_times
@@ -350,6 +350,10 @@ def match_groups(
         },
     }
     matches = {name: found[name].is_same for name in QUANTITIES}
+    is_equal, ended_before = False, list[Run]()
+    if budget is not None and budget.kind in {"seconds", "flops"}:
+        ended_before = [run for run in (*a, *b) if not run.has_used(budget)]
+        is_equal = not ended_before
     warnings = [
         Finding(
             name,
@@ -358,8 +362,19 @@ def match_groups(
             found[name].values,
         )
         for name in QUANTITIES
-        if (found[name].is_same is False or found[name].heading) and _matters(name, metric, budget)
+        if (found[name].is_same is False or found[name].heading)
+        and _matters(name, metric, is_budget_equal=is_equal)
     ]
+    if budget is not None and ended_before:
+        warnings.append(
+            finding(
+                "unused budget",
+                "{n} of {all} runs ended before {budget}",
+                n=measurement(len(ended_before), "steps", ended_before, COUNT),
+                all=measurement(len(a) + len(b), "steps", (*a, *b), COUNT),
+                budget=budget.words,
+            )
+        )
     if budget is not None:
         planned = _numbers(both, "planned_steps", lambda run: run.planned_steps, 0.0)
         if planned.is_same is False:
@@ -374,11 +389,11 @@ def _heading(name: str) -> str:
     return f"{TITLES[name]} {'differ' if name in PLURAL else 'differs'}"
 
 
-def _matters(name: str, metric: str, budget: Budget | None) -> bool:
+def _matters(name: str, metric: str, *, is_budget_equal: bool) -> bool:
     if name == _QUANTITY_OF.get(metric):
         return False
-    if name in {"tokens", "steps"} and budget is not None and budget.kind in {"seconds", "flops"}:
-        return False  # the budget is what is equal
+    if name in {"tokens", "steps"} and is_budget_equal:  # of seconds or FLOPs
+        return False
     if name in {"validation", "evaluation"}:
         return metric_info(metric).kind == "validation"
     return name != "tokenizer" or metric != "val_bpb"

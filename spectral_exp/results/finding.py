@@ -12,6 +12,9 @@ from spectral_exp.runs.run import Run
 SAME = "the value itself"
 """The formula of a value that a run has once."""
 
+COUNT = "number of runs"
+"""The formula of a number of runs."""
+
 Severity: TypeAlias = Literal["info", "warning"]
 """`info` explains a result; a `warning` limits the conclusions from it."""
 

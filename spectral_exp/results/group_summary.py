@@ -11,7 +11,7 @@ from spectral_exp.core.wording import noun
 from spectral_exp.results import checks, statistics
 from spectral_exp.results.cautions import unite_errors
 from spectral_exp.results.compared import GroupSummary
-from spectral_exp.results.finding import Finding, finding, measurement, merge_findings
+from spectral_exp.results.finding import COUNT, Finding, finding, measurement, merge_findings
 from spectral_exp.results.group import Group
 from spectral_exp.results.statistics import Interval
 from spectral_exp.runs.budget import parse_at
@@ -19,9 +19,6 @@ from spectral_exp.runs.evaluations import parse_evaluation
 from spectral_exp.runs.metric_names import DERIVED
 from spectral_exp.runs.run import Run
 from spectral_exp.runs.status import BROKEN
-
-COUNT = "number of runs"
-"""The formula of a number."""
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ def mean_intervals(values: FloatArray, strata: Sequence[int]) -> tuple[FloatArra
         [np.broadcast_to(values[rows].mean(axis=0), (len(rows), n_places)) for rows in members]
     )
     errors = ordered - means
-    spread = np.sqrt(np.square(errors).sum(axis=0) / n)
-    known = np.flatnonzero(spread > ROUNDING * np.abs(values).max(axis=0))
+    with np.errstate(over="ignore"):  # of values that are too large for a variance
+        spread = np.sqrt(np.square(errors).sum(axis=0) / n)
+    known = np.flatnonzero((spread > ROUNDING * np.abs(values).max(axis=0)) & np.isfinite(spread))
     counts, ranks = _draws(sizes)
     factor = student_quantile(0.975, df) / NormalDist().inv_cdf(0.975) * np.sqrt(n / df)
     mean = values.mean(axis=0)

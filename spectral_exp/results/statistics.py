@@ -212,8 +212,9 @@ def mean_interval(values: Values, strata: Sequence[int] | None = None) -> Interv
         strata: the stratum of each value; None for a single one.
 
     Returns:
-        None below three values, below two degrees of freedom, and if all values of every stratum
-        are equal: then the seed changed nothing, or the runs are copies.
+        None below three values, below two degrees of freedom, if the values are too large for a
+        variance, and if all values of every stratum are equal: then the seed changed nothing, or
+        the runs are copies.
     """
     return _interval(_Sample.of(values, strata))[0]
 
@@ -338,7 +339,8 @@ class _Sample:
         parts: the values of each stratum.
         n: N.
         mean: of all values; NaN without any.
-        squares: sum of squared deviations from the means of the strata; 0 where it may be rounding.
+        squares: sum of squared deviations from the means of the strata; 0 where it may be rounding,
+            infinite beyond the largest float.
         df: N - K.
     """
 
@@ -359,7 +361,8 @@ class _Sample:
         if not n:
             return cls((), 0, math.nan, 0.0, 0)
         largest = float(np.abs(array).max()) if scale is None else scale
-        squares = math.fsum(float(np.square(part - part.mean()).sum()) for part in parts)
+        with np.errstate(over="ignore"):
+            squares = math.fsum(float(np.square(part - part.mean()).sum()) for part in parts)
         if math.sqrt(squares / n) <= ROUNDING * largest:
             squares = 0.0
         return cls(parts, n, float(array.mean()), squares, n - len(parts))
@@ -396,6 +399,8 @@ def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -
         few = any(sample.n < MIN_RUNS for sample in samples)
         reason = f"fewer than three {what}" if few else "too few runs in each stratum"
         return Contrast(difference, None, None, reason, has_few_runs=few)
+    if any(math.isinf(sample.squares) for sample in samples):
+        return Contrast(difference, None, None, "the values are too large for a variance")
     interval, error, df = _interval(b, a)
     if interval is None:
         return Contrast(difference, None, None, no_spread)
@@ -406,9 +411,8 @@ def _contrast(what: str, no_spread: str, b: _Sample, a: _Sample | None = None) -
 def _interval(b: _Sample, a: _Sample | None = None) -> tuple[Interval | None, float, float]:
     """Return the expanded interval of `b` minus `a`, or of `b`, with standard error and df."""
     samples = [b] if a is None else [b, a]
-    if not all(sample.enough for sample in samples) or not any(
-        sample.squares for sample in samples
-    ):
+    spread = sum(sample.squares for sample in samples)
+    if not all(sample.enough for sample in samples) or spread == 0 or math.isinf(spread):
         return None, math.nan, math.nan
     variance = sum(sample.variance for sample in samples)
     # Scaled exactly, by a power of two: the squares of very small or large numbers have no float.

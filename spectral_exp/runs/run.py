@@ -166,8 +166,10 @@ class Run:
     @property
     def tokens_per_step(self) -> int | None:
         """Tokens of one optimizer step, over all devices; None if unknown."""
-        steps, tokens = _as_int(self._total("steps")), _as_int(self._total("tokens"))
-        if steps and tokens and tokens % steps == 0:
+        # The tokens of skipped steps are not among the total.
+        steps = (_as_int(self._total("steps")) or 0) - (_as_int(self._total("bad_steps")) or 0)
+        tokens = _as_int(self._total("tokens"))
+        if steps > 0 and tokens and tokens % steps == 0:
             return tokens // steps
         names = ("training.batch_size", "model.block_size")
         sizes = [_as_int(self.settings.get(name)) for name in names]
@@ -289,7 +291,8 @@ class Run:
     def has_used(self, budget: Budget) -> bool:
         """Return whether the run has got as far as a budget."""
         if budget.kind == "seconds":
-            return max(self.train_s or 0.0, float(self._logged_times()[1][-1])) >= budget.amount
+            used_s = self.train_s
+            return (self._logged_times()[1][-1] if used_s is None else used_s) >= budget.amount
         step = self.step_within(budget)
         return step is not None and self.last_step >= step
 

@@ -98,7 +98,14 @@ class FinalWeights:
             return
         self.model.load_state_dict(best["model_state_dict"])
         step = self.results.restored_step = int(best["step"])
-        log.info("restored the weights of step %d, the best validation", step)
+        if step == self.state.best_step:
+            log.info("restored the weights of step %d, the best validation", step)
+        else:
+            log.warning(
+                "restored the weights of step %d, the best that are kept; the best validation was "
+                "that of step %s",
+                step, self.state.best_step,
+            )  # fmt: skip
         self.validator.validate(step)
 
     def _test(self, step: int) -> None:

@@ -42,7 +42,6 @@ class RunResults:
         restored_step: the step whose weights replaced the last ones; None without replacement.
         train_s_before: seconds of training in earlier attempts.
         test: the evaluation of the final weights on the test text; None without.
-        validation: the newest evaluation on the validation text in this attempt.
         missing_because: why this attempt has not written results; "" once it has.
     """
 
@@ -62,7 +61,6 @@ class RunResults:
     restored_step: int | None = None
     train_s_before: float = 0.0
     test: Evaluation | None = None
-    validation: Evaluation | None = None
     missing_because: str = "training did not begin"
 
     def __post_init__(self) -> None:
@@ -181,13 +179,15 @@ class RunResults:
 
     def _describe_text(self, name: str) -> dict[str, Any]:
         """Return how much of a text each evaluation reads, and the spread of the last one."""
-        windows, evaluation = self.texts[name], self.test if name == "test" else self.validation
+        windows, error_bpb = self.texts[name], self.state.val_error_bpb
+        if name == "test":
+            error_bpb = None if self.test is None else self.test.window_error_bpb
         return {
             "windows": windows.n_windows,
             "available_windows": windows.n_available,
             "tokens": windows.n_targets,
             "repeated_share": self.data.repeated_shares[name],
-            "standard_error_bpb": None if evaluation is None else evaluation.window_error_bpb,
+            "standard_error_bpb": error_bpb,
         }
 
     def _totals(self) -> dict[str, float]:

@@ -297,9 +297,15 @@ class Runner:
                     self._log(step, values)
                 if self.visualization.should_visualize(step):
                     self._plot(step)
-                # While steps are skipped, the newest checkpoint is better than the current state.
-                if (saves or improved) and not self.stepper.is_skipping():
-                    self.save(improved)
+                if improved:
+                    self.save(is_best=True)
+                elif saves:
+                    # While steps are skipped, the newest checkpoint is better than the current
+                    # state, unless a validation has just shown otherwise.
+                    if self.stepper.is_skipping():
+                        self.checkpoint.postpone(step)
+                    else:
+                        self.save()
                 with self.ranks.waiting_for_main(step):
                     if is_at_risk:
                         self._save_or_stop()
@@ -391,6 +397,7 @@ class Runner:
             "usage": self.usage.state_dict(state.step, state.train_s),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
+            "speed_measured_at": self.stepper.speed_measured_at,
         }
         return LiveState(
             state.step, self.model, self.optimizer, state.loss_history, self.config, extra, is_best
@@ -417,7 +424,7 @@ class Runner:
         """Save a checkpoint and wait for it. Raises RunError if too many steps stay at risk."""
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
-        self.save()
+        self.save(is_best=self.state.best_step == self.state.step)
         with self.clock.measure("checkpoint"):
             self.checkpoint.close()
         if self.checkpoint.exceeds_risk(self.state.step):
@@ -444,6 +451,9 @@ class Runner:
                 # The process may have been killed between the save and its link.
                 self.checkpoint.mark_best(best)
             restore_rng_state(found["rng_state"])
+            self.stepper.restart_speed()
+            if "speed_measured_at" in found:  # else the run was begun by an earlier version
+                self.stepper.speed_measured_at = found["speed_measured_at"]
             self.state.stopped_early = self.validator.is_out_of_patience()
             # The budget may be larger now. It ends a run only after a step, which is validated.
             self.state.is_out_of_time &= self.budget.has_reached_time(self.state.train_s)
@@ -457,7 +467,6 @@ class Runner:
         # A run that was killed after its last save and before its results may lack its last plots.
         self._plotted_step = 0 if self._is_over() else self.state.step
         self.results.train_s_before = self.state.train_s
-        self.stepper.restart_speed()
         self._observer_calls.cut_back(self.state.step)
         self.history.restore(self.metrics, self.state.step)
         first, limits = self.state.step + 1, self.budget.describe()

@@ -29,6 +29,7 @@ class TrainState:
         is_out_of_time: whether the seconds of the budget ran out.
         pruned_because: why a search has ended the run early; "" if it has not.
         last_metrics: the newest validation, and `val_step`, the step whose weights it measured.
+        val_error_bpb: its standard error with windows taken as independent; None if unknown.
         parent: the origin of the initial weights (see `runs.record.Parent`), or None.
         loss_history: cross-entropy of every step, nats per token.
     """
@@ -46,6 +47,7 @@ class TrainState:
     is_out_of_time: bool = False
     pruned_because: str = ""
     last_metrics: dict[str, float] | None = None
+    val_error_bpb: float | None = None
     parent: dict[str, Any] | None = None
     loss_history: array[float] = field(default_factory=lambda: array("d"))
 
@@ -61,9 +63,10 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Return all values except the loss history, which a checkpoint stores separately.
 
-        Versions that do not know of parents or budgets can read the state of a run without them.
+        Earlier versions can read the state of a run that does not use what is newer.
         """
-        unused = {name for name in ("parent", "is_out_of_time") if not getattr(self, name)}
+        newer = ("parent", "is_out_of_time", "val_error_bpb")
+        unused = {name for name in newer if not getattr(self, name)}
         left_out = {"loss_history", *unused}
         return {k: v for k, v in self.__dict__.items() if k not in left_out}
 

@@ -68,7 +68,7 @@ class Stepper:
         optimizer = self.optimizer
         self._peak_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._last_loss, self._last_grad_norm = math.nan, math.nan
-        self._speed_measured_at = (0.0, 0)
+        self.speed_measured_at = (0.0, 0)
         self.reads_late = (
             self.device.type == "cuda"
             and isinstance(optimizer, SupportsConditionalStep)
@@ -202,7 +202,7 @@ class Stepper:
 
     def metrics(self, report: StepReport) -> dict[str, float]:
         """Return the metrics of the last recorded step; reads all reports."""
-        (before_s, before_step), state = self._speed_measured_at, self.state
+        (before_s, before_step), state = self.speed_measured_at, self.state
         self.restart_speed()
         tensors = {name: _mean(report.parts, name) for name in report.parts[0] if name != "loss"}
         for part in self._parts_with_metrics:
@@ -235,7 +235,7 @@ class Stepper:
 
     def restart_speed(self) -> None:
         """Measure the next `tokens_per_s` from the current state on."""
-        self._speed_measured_at = (self.state.train_s, self.state.step)
+        self.speed_measured_at = (self.state.train_s, self.state.step)
 
     def _compute_logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.compute(x)

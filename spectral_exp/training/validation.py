@@ -62,8 +62,8 @@ class Validator:
         with self.clock.measure("evaluation"):
             self.ranks.refuse_different_weights(step, self.model)
             evaluation = evaluate(self.model, self.windows, self.device, self.forward, self.ranks)
-            self.results.validation = evaluation
             self.state.last_metrics = {**evaluation.metrics(), "val_step": step}
+            self.state.val_error_bpb = evaluation.window_error_bpb
             # A model with non-finite weights cannot write a text.
             if self.settings.sample_tokens and math.isfinite(evaluation.loss):
                 self.write_sample(step)

@@ -109,6 +109,20 @@ def test_a_loaded_state_continues_bit_for_bit() -> None:
     assert len(second.state_dict()["state"]) == len(parameters(resumed))
 
 
+def test_a_copy_goes_on_like_the_original() -> None:
+    original = groups()
+    optimizer = build_muon(original, 0.02)
+    set_gradients(original, 0)
+    optimizer.step()
+    copied_optimizer, copied = copy.deepcopy((optimizer, original))
+    for taken, of in ((optimizer, original), (copied_optimizer, copied)):
+        set_gradients(of, 1)
+        taken.step()
+    for mine, expected in zip(parameters(copied), parameters(original), strict=True):
+        assert torch.equal(mine, expected)
+        assert mine is not expected
+
+
 def test_a_closure_gives_the_loss_and_gradients() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     optimizer = build_muon([weight])

@@ -207,6 +207,19 @@ def test_a_saved_state_continues_bit_for_bit(dtype: torch.dtype, gate_every: int
     assert torch.equal(optimizer.metrics()["resonance"], resumed.metrics()["resonance"])
 
 
+def test_a_resumed_optimizer_knows_the_last_resonance() -> None:
+    """The next gated step may be far away."""
+    params = parameters()
+    optimizer = RGD(params, lr=0.05, gate_every=4)
+    train(optimizer, params, 1, 5)
+    resumed = RGD(parameters(), lr=0.05, gate_every=4)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert torch.equal(optimizer.metrics()["resonance"], resumed.metrics()["resonance"])
+    before = RGD(parameters())
+    before.load_state_dict(RGD(parameters()).state_dict())
+    assert before.metrics() == {}
+
+
 def test_it_finds_the_minimum_of_a_regression() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 6, generator=generator)
@@ -493,14 +506,15 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
     assert p.grad is not None
 
 
-def test_it_can_be_copied() -> None:
+def test_a_copy_goes_on_like_the_original() -> None:
     params = parameters()
     optimizer = RGD(params)
     train(optimizer, params, 1, 2)
-    assert (
-        copy.deepcopy(optimizer).state_dict()["param_groups"]
-        == optimizer.state_dict()["param_groups"]
-    )
+    copied, copied_params = copy.deepcopy((optimizer, params))
+    train(optimizer, params, 3, 4)
+    train(copied, copied_params, 3, 4)
+    assert all(torch.equal(a, b) for a, b in zip(params, copied_params, strict=True))
+    assert torch.equal(optimizer.metrics()["resonance"], copied.metrics()["resonance"])
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,17 @@ def test_a_loaded_state_continues_bit_for_bit() -> None:
     assert torch.equal(second.metrics()["resonance"], uninterrupted.metrics()["resonance"])
 
 
+def test_a_copy_goes_on_like_the_original() -> None:
+    groups = make_groups()
+    optimizer = build_rgd(groups, 0.02, direction="muon")
+    train(optimizer, groups, range(2))
+    copied_optimizer, copied = copy.deepcopy((optimizer, groups))
+    train(optimizer, groups, range(2, 4))
+    train(copied_optimizer, copied, range(2, 4))
+    for mine, expected in zip(parameters(copied), parameters(groups), strict=True):
+        assert torch.equal(mine, expected)
+
+
 def test_it_cannot_leave_out_a_step_on_the_device() -> None:
     assert not build_rgd(make_groups(), direction="muon").can_step_conditionally
     assert build_rgd([nn.Parameter(torch.ones(3))], direction="muon").can_step_conditionally

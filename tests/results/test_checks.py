@@ -402,3 +402,20 @@ def test_tests_compare_if_they_read_the_same_text_in_the_same_windows() -> None:
     same = checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)], "test_bpb")
     assert same[0]["validation"] is same[0]["evaluation"] is True
     assert checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)])[0]["validation"] is False
+
+
+def test_runs_that_ended_before_a_budget_of_flops_are_no_equal_comparison() -> None:
+    """Steps and tokens then differ because the computation does."""
+    small, large = (
+        [
+            fake_run(seed=seed, steps=100, results={"totals.steps": 100, "totals.flops": flops})
+            for seed in (1, 2, 3)
+        ]
+        for flops in (4e7, 1e8)
+    )
+    equal = checks.match_groups(small, large, at="flops=4e7")[1]
+    assert not [one for one in equal if one.kind in ("tokens", "steps", "unused budget")]
+    unequal = {one.kind: str(one) for one in checks.match_groups(small, large, at="flops=8e7")[1]}
+    assert unequal["unused budget"] == "3 of 6 runs ended before 8e+07 training FLOPs"
+    assert "steps" in unequal
+    assert "tokens" in unequal

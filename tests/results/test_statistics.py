@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral_exp.results import statistics, student
+from spectral_exp.results.interval_curves import mean_intervals
 from tests.results import rliable_reference
 
 Array = npt.NDArray[np.float64]
@@ -516,3 +517,23 @@ def test_the_unit_of_the_values_changes_nothing(scale: float) -> None:
     assert plain.interval is not None
     assert scaled.interval is not None
     assert scaled.interval.low / scale == pytest.approx(plain.interval.low, rel=1e-12)
+
+
+def test_values_without_a_variance_have_no_interval() -> None:
+    """Squares beyond the largest float, as of the perplexity of a model that has diverged."""
+    huge, plain = [1e160, 2e160, 4e160], [1.0, 2.0, 4.0]
+    for contrast in (
+        statistics.paired_contrast(plain, huge),
+        statistics.unpaired_contrast(plain, huge),
+        statistics.unpaired_contrast(huge, plain),
+    ):
+        assert contrast.reason == "the values are too large for a variance"
+        assert (contrast.interval, contrast.p_value, contrast.detectable(0.05)) == (
+            None,
+            None,
+            None,
+        )
+    assert statistics.mean_interval(huge) is None
+    low, high = mean_intervals(np.array([plain, huge]).T, [0, 0, 0])
+    assert np.isfinite([low[0], high[0]]).all()
+    assert np.isnan([low[1], high[1]]).all()

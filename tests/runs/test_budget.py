@@ -106,6 +106,25 @@ def test_the_step_at_a_time_is_that_of_adding_up(speeds: list[float], time_s: fl
     assert run.has_used(Budget("seconds", time_s)) is (spent_s >= time_s)
 
 
+def test_a_run_has_used_the_seconds_that_it_records() -> None:
+    """Whatever its logged speeds add up to."""
+    series = Series(np.array([10.0]), np.array([76.8]))  # 100 s
+    run = Run(
+        *(Path("none"), "none", "none", 1, "interrupted"),
+        results={"totals": {"steps": 10, "tokens": 7680, "train_s": 50.0}},
+        read_series={"tokens_per_s": series}.__getitem__,
+    )
+    assert run.has_used(Budget("seconds", 50.0))
+    assert not run.has_used(Budget("seconds", 60.0))
+
+
+def test_skipped_steps_do_not_lower_the_tokens_of_a_step() -> None:
+    totals = {"steps": 16, "bad_steps": 4, "tokens": 12 * 64}
+    run = Run(*(Path("none"), "none", "none", 1, "completed"), results={"totals": totals})
+    assert run.tokens_per_step == 64
+    assert run.step_within(Budget("tokens", 512)) == 8
+
+
 def test_times_after_an_unusable_entry_are_unknown(tmp_path: Path) -> None:
     path = make_run(tmp_path, status=None)
     file = RunPaths(path).metrics_file

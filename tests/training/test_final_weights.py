@@ -61,6 +61,12 @@ def test_the_final_weights_are_tested_once_on_the_whole_test_text(tmp_path: Path
         runner.run()
     assert results(tmp_path) == content
 
+    # An attempt that only writes the results again did not validate.
+    runner.paths.results_file.unlink()
+    with built(tmp_path, *SHORT, TESTED) as runner:
+        runner.run()
+    assert results(tmp_path)["evaluation"]["val"] == read["val"]
+
 
 def test_after_an_early_stop_the_best_weights_are_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -209,6 +210,18 @@ def test_every_group_follows_the_schedule_from_its_own_peak(
     assert expected[11][0] == pytest.approx(1e-4)
 
 
+def test_logged_speeds_of_a_continued_run_add_up_to_its_time(tmp_path: Path) -> None:
+    """It was continued between two entries, the second of which covers steps of both attempts."""
+    for steps in (13, 30):
+        settings = (f"training.max_steps={steps}", "monitoring.metrics.log_interval=10")
+        with built(tmp_path, *settings) as runner:
+            runner.run()
+    run = load_run(tmp_path)
+    assert run.series("tokens_per_s").steps.tolist() == [10, 20, 30]
+    assert run.train_s is not None
+    assert run.train_time_s(np.array([30.0])).item() == pytest.approx(run.train_s, rel=1e-6)
+
+
 # --- steps that cannot be applied -----------------------------------------------------------------
 
 
@@ -277,6 +290,16 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_advice(tmp_path: Path) -> 
     assert "diverged" in summary(tmp_path)
 
 
+def test_a_checkpoint_that_falls_due_while_steps_are_skipped_follows_after_the_next_step(
+    tmp_path: Path,
+) -> None:
+    kept = ("monitoring.checkpoint.keep_last_n=9", "monitoring.checkpoint.background=false")
+    with built(tmp_path, *kept, "monitoring.checkpoint.save_interval=4") as runner:
+        runner.stepper.loss = SometimesNaN(runner.loss, {4, 5})
+        runner.run()
+        assert runner.paths.checkpoint_steps() == [6, 8, 12]
+
+
 # --- early stopping -------------------------------------------------------------------------------
 
 
@@ -297,6 +320,47 @@ PATIENT = (
     "training.patience=2",
     "training.min_delta=0.1",
 )
+
+
+def test_the_best_validation_may_be_that_of_a_skipped_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [3.0, 2.5, 2.0, 2.9])
+    with built(tmp_path, *PATIENT) as runner:
+        runner.stepper.loss = SometimesNaN(runner.loss, {6})
+        state = runner.run()
+        best = runner.checkpoint.load_best_checkpoint()
+    assert best is not None
+    assert (best["step"], state.best_step, state.step) == (6, 6, 10)
+    assert results(tmp_path)["final_metrics"]["step"] == 6
+    assert results(tmp_path)["best_checkpoint"] == "checkpoints/checkpoint_step_6.pt"
+
+
+def test_a_save_for_steps_at_risk_keeps_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step of the best validation is saved a second time, because many steps are at risk."""
+    scripted(monkeypatch, [3.0, 2.9, 2.0, 2.9])
+    rare = ("monitoring.checkpoint.save_interval=1000", "monitoring.checkpoint.max_steps_at_risk=3")
+    with built(tmp_path, *PATIENT, *rare) as runner:
+        state = runner.run()
+        best = runner.checkpoint.load_best_checkpoint()
+    assert best is not None
+    assert (best["step"], state.best_step) == (6, 6)
+    assert results(tmp_path)["final_metrics"]["step"] == 6
+
+
+def test_best_weights_that_are_gone_are_not_said_to_be_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted(monkeypatch, [3.0, 2.5, 2.0, 2.9])
+    with built(tmp_path, *PATIENT) as runner:
+        monkeypatch.setattr(
+            runner.checkpoint, "load_best_checkpoint", runner.checkpoint.load_latest_checkpoint
+        )
+        runner.run()
+    assert "restored the weights of step 10, the best that are kept" in caplog.text
+    assert "the best validation was that of step 6" in caplog.text
 
 
 def test_patience_ends_training_and_the_best_weights_come_back(

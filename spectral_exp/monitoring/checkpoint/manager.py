@@ -169,6 +169,11 @@ class CheckpointManager(CheckpointLoading, Component):
         step = whole_step(step)
         return self.enabled and self._schedule.should_save(step, is_busy=self.busy)
 
+    def postpone(self, step: int) -> None:
+        """Leave out the checkpoint of `step`, which is due, and save after the next step."""
+        if self.enabled:
+            self._schedule.postpone(step)
+
     def steps_at_risk(self, step: int) -> int:
         """Return how many of the `step` steps done no durable checkpoint holds."""
         return whole_step(step) - self.durable_step

@@ -532,7 +532,7 @@ def test_killed_worker_is_replaced(
             os.kill(child, signal.SIGKILL)
         eventually(lambda: backup.stored_step == 1)
         backup.stored_step = None
-    warnings = [record for record in caplog.records if "failed, training goes on" in record.message]
+    warnings = [record for record in caplog.records if "training continues" in record.message]
     assert warnings
     assert "its process died" in warnings[0].message
 
@@ -772,13 +772,13 @@ def test_s3_server_down_is_retried_when_back(
     backup.submit(2)
     eventually(lambda: backup.failures >= 1)
     assert backup.stored_step == 1
-    assert "training goes on" in caplog.text
+    assert "training continues" in caplog.text
     assert "testing-secret-value" not in caplog.text
     s3_server.start()  # with nothing in it: what the first backup had stored has to be stored again
     s3_server.make_bucket()
     eventually(lambda: backup.stored_step == 2)
     assert "work again, from step 2 on" in caplog.text
-    assert len([r for r in caplog.records if "training goes on" in r.message]) == 1
+    assert len([r for r in caplog.records if "training continues" in r.message]) == 1
     assert backup.close()
     assert RunPaths(
         restore_elsewhere(f"s3://bucket/runs/{RUN}", tmp_path / "b")
