@@ -78,7 +78,7 @@ class Demo:
         self.tracker = ConfigTracker(self.dirs["root"])
 
     def new_model(self) -> tuple[TinyWaveModel, torch.optim.Optimizer]:
-        """Return a newly initialised model and its optimizer."""
+        """Return a newly initialized model and its optimizer."""
         torch.manual_seed(int(self.config["seed"]))
         model = TinyWaveModel()
         return model, torch.optim.AdamW(model.parameters(), lr=float(self.config["learning_rate"]))

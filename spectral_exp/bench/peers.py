@@ -148,7 +148,7 @@ class DcpAsyncSave(Contender):
         return self._response is not None and not self._response.upload_completion.done()
 
     def wait(self) -> float:
-        """Wait until the files are synchronised."""
+        """Wait until the files are synchronized."""
         self._response.upload_completion.result()
         ended = time.perf_counter()
         # The first save has no predecessor.
@@ -203,7 +203,7 @@ class LightningAsync(Contender):
         return not self._ended.is_set()
 
     def wait(self) -> float:
-        """Wait until the file is synchronised."""
+        """Wait until the file is synchronized."""
         self._ended.wait()
         ended = time.perf_counter()
         (self._folder / f"{self._number - 1}.ckpt").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Time to read many runs, first and again, relative to polars and DuckDB.
 
 Every contender runs in a separate process and returns the last and the lowest `val_bpb` of each
-run, which must agree. `ResultsAggregator` also reads settings and results, and summarises every
+run, which must agree. `ResultsAggregator` also reads settings and results, and summarizes every
 other metric. Imports are excluded, except for the whole command. The files are in the page cache.
 polars reads all lines for columns (`infer_schema_length=None`), since a metric that first appears
 late would be missing otherwise; its time with given columns is reported too.

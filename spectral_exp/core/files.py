@@ -26,8 +26,8 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file that durably replaces `path` when the block ends without an exception.
 
-    The bytes go to a temporary file in the same folder, which is synchronised and renamed. Then the
-    folder is synchronised. A lock marks the temporary file as in use until the process ends.
+    The bytes go to a temporary file in the same folder, which is synchronized and renamed. Then the
+    folder is synchronized. A lock marks the temporary file as in use until the process ends.
 
     Raises:
         OSError: the file cannot be written, or `path` is a device, a FIFO or a folder.
@@ -126,7 +126,7 @@ def fsync_path(path: Path) -> None:
 def fsync_directory(folder: Path) -> None:
     """Make renames, new names and removals in `folder` survive a power cut.
 
-    Systems and file systems that cannot synchronise a folder are left as they are.
+    Systems and file systems that cannot synchronize a folder are left as they are.
     """
     if os.name == "nt":  # directories cannot be opened there
         return

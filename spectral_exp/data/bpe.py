@@ -80,7 +80,7 @@ class BpeTokenizer(JsonTokenizer):
         return result
 
     @staticmethod
-    def _normalise(definition: str, origin: str) -> str:
+    def _normalize(definition: str, origin: str) -> str:
         """Return the definition without dropout, truncation and padding.
 
         Raises:

@@ -1,6 +1,6 @@
 """A cache folder whose entries any number of processes may build and read at the same time.
 
-Each entry is built under a unique name beside its final place, synchronised, and renamed. An entry
+Each entry is built under a unique name beside its final place, synchronized, and renamed. An entry
 whose files differ from the sizes and checksums in its `meta.json` is damaged and is built again.
 """
 

@@ -67,7 +67,7 @@ class HuggingFaceTokenizer(JsonTokenizer):
         return np.array(ids, dtype=self.dtype)
 
     @staticmethod
-    def _normalise(definition: str, origin: str) -> str:
+    def _normalize(definition: str, origin: str) -> str:
         return _without_additions(definition, origin)
 
     @staticmethod

@@ -32,7 +32,7 @@ class JsonTokenizer(Tokenizer):
 
     def __init__(self, definition: str, origin: str = "the tokenizer") -> None:
         library = import_tokenizers()
-        self._json = self._normalise(definition, origin)
+        self._json = self._normalize(definition, origin)
         try:
             self._backend = library.Tokenizer.from_str(self._json)
         except Exception as error:  # the library raises no narrower type
@@ -45,7 +45,7 @@ class JsonTokenizer(Tokenizer):
 
     @staticmethod
     @abstractmethod
-    def _normalise(definition: str, origin: str) -> str:
+    def _normalize(definition: str, origin: str) -> str:
         """Return the definition as it is used. Raises UserError if it is not supported."""
 
     @staticmethod

@@ -99,8 +99,8 @@ class Attention(nn.Module, ABC):
         Every query is counted against all T keys, without a discount for the causal half.
         """
 
-    def normalise_queries_and_keys(self) -> None:
-        """Add a normalisation of the queries and keys of each head, with learned gains.
+    def normalize_queries_and_keys(self) -> None:
+        """Add a normalization of the queries and keys of each head, with learned gains.
 
         Raises:
             SettingError: this kind of attention has none.
@@ -143,7 +143,7 @@ class SoftmaxAttention(Attention):
         self.query_norm: nn.Module | None = None
         self.key_norm: nn.Module | None = None
 
-    def normalise_queries_and_keys(self) -> None:
+    def normalize_queries_and_keys(self) -> None:
         """Scale the projections to root mean square 1 per head, before any position."""
         self.query_norm, self.key_norm = RMSNorm(self.score_size), RMSNorm(self.score_size)
 
@@ -263,7 +263,7 @@ class InterferenceAttention(SoftmaxAttention):
         self.tau = nn.Parameter(torch.full((n_head,), math.sqrt(n_wave)))
 
     def queries_and_keys(self, q: Tensor, k: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Add the phase offsets, normalise to length 1, and multiply the queries by tau."""
+        """Add the phase offsets, normalize to length 1, and multiply the queries by tau."""
         offsets, tau, size = (
             self.phase_offsets[:, None],
             self.tau[:, None, None],

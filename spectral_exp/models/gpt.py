@@ -183,9 +183,9 @@ class GPT(nn.Module):
         dropout: probability of dropping a value after the embedding, in attention and at each
             residual addition.
         tie_weights: whether the head shares the embedding's token table.
-        bias: whether linear maps and normalisations have biases; the head never has one.
-        norm: builds one normalisation; called with n_embd and bias. None stands for LayerNorm.
-        embedding_norm: whether a normalisation follows the embedding.
+        bias: whether linear maps and normalizations have biases; the head never has one.
+        norm: builds one normalization; called with n_embd and bias. None stands for LayerNorm.
+        embedding_norm: whether a normalization follows the embedding.
         qk_norm: whether each head scales the projections of its queries and keys to root mean
             square 1, times learned gains.
         logit_softcap: c bounds the logits by c tanh(logits / c) (Gemma Team 2024); None does not.
@@ -241,7 +241,7 @@ class GPT(nn.Module):
         attentions = [attention(**in_attention) for _ in range(n_layer)]
         if qk_norm:
             for layer in attentions:
-                layer.normalise_queries_and_keys()
+                layer.normalize_queries_and_keys()
         self.embedding = embedding(
             **in_embedding, position_table=not attentions[0].carries_position
         )
@@ -252,7 +252,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         if tie_weights:
             self.head.weight = self.embedding.table.weight
-        initialise(self)
+        initialize(self)
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Return the logits (B, T, V) of the token after each of `ids` (B, T).
@@ -338,7 +338,7 @@ class GPT(nn.Module):
     def component_parameters(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of embedding, attention, mlp, norm (blocks' and final) and head.
 
-        Each parameter appears once, so a tied head has none. A normalisation of the embedding
+        Each parameter appears once, so a tied head has none. A normalization of the embedding
         counts as embedding, one of queries and keys as attention.
         """
         blocks = list(self._blocks())
@@ -371,7 +371,7 @@ class GPT(nn.Module):
         """Return the floating-point operations per token of a forward pass over a full block.
 
         A multiply-add counts as two. Each query is counted against all T keys, without a discount
-        for the causal half. The parts add their own waves, features and activations. Normalisations
+        for the causal half. The parts add their own waves, features and activations. Normalizations
         and residual additions are not counted.
         """
         blocks = sum(
@@ -413,8 +413,8 @@ def _forbid_shared_settings(
         )
 
 
-def initialise(model: GPT) -> None:
-    """Initialise linear maps and tables from torch's global generator as in GPT-2 (Radford et al.
+def initialize(model: GPT) -> None:
+    """Initialize linear maps and tables from torch's global generator as in GPT-2 (Radford et al.
     2019).
 
     Wave parameters (frequencies, phases, amplitudes, rates, tau, omega) keep the initial values

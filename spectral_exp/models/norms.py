@@ -1,4 +1,4 @@
-"""Normalisations of vectors (..., C), as parts of a model and of queries and keys."""
+"""Normalizations of vectors (..., C), as parts of a model and of queries and keys."""
 
 from __future__ import annotations
 

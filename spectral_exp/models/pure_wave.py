@@ -136,7 +136,7 @@ class PureWaveAttention(Attention):
         self.query_norm: nn.Module | None = None
         self.key_norm: nn.Module | None = None
 
-    def normalise_queries_and_keys(self) -> None:
+    def normalize_queries_and_keys(self) -> None:
         """Scale the projected phases, and frequencies, to root mean square 1 per head."""
         size = self.projections // 2 * self.n_wave
         self.query_norm, self.key_norm = RMSNorm(size), RMSNorm(size)

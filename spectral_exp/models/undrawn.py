@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class UndrawnWeights(TorchFunctionMode):
-    """Context manager that disables `torch.nn.init`, so a model is allocated but not initialised.
+    """Context manager that disables `torch.nn.init`, so a model is allocated but not initialized.
 
     Untouched memory costs nothing, so a model of any size is built in milliseconds. The meta device
     would do the same, but its first multiplication imports torch's compiler, which takes about a
@@ -24,7 +24,7 @@ class UndrawnWeights(TorchFunctionMode):
         args: Any = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call `func` unless it initialises a tensor."""
+        """Call `func` unless it initializes a tensor."""
         if getattr(func, "__module__", None) == nn.init.__name__:
             return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
         return func(*args, **(kwargs or {}))

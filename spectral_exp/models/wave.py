@@ -114,7 +114,7 @@ class WaveEmbedding(Embedding):
             `ratio_end` in proportion to the progress of the run.
         ratio_start: r at the start, between 0 and 1.
         ratio_end: r at the end of a scheduled run, between 0 and 1; ignored if learned.
-        bias: whether the linear map and the normalisation have biases.
+        bias: whether the linear map and the normalization have biases.
     """
 
     wave_parameters = ("base_freqs", "phases", "harmonic_amps", "position_rates", "wave_ratio")

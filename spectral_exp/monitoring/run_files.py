@@ -39,7 +39,7 @@ class UnsyncedFiles:
             )
 
     def _sync_folder(self, folder: Path) -> bool:
-        """Synchronise the changed files of a folder. Return whether there are new ones."""
+        """Synchronize the changed files of a folder. Return whether there are new ones."""
         if not folder.is_dir():
             return False
         found = [path for path in folder.iterdir() if path.is_file() and not path.is_symlink()]

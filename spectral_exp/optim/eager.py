@@ -36,7 +36,7 @@ class EagerAdamW(EagerOptimizer, torch.optim.AdamW):
     def step_if(self, finite: Tensor) -> None:
         """Step only if `finite`, a 0-dimensional bool on the device of the parameters, is true.
 
-        The flag is that of `torch.amp.GradScaler`. The host does not synchronise with the device.
+        The flag is that of `torch.amp.GradScaler`. The host does not synchronize with the device.
         """
         self.found_inf, self.grad_scale = (~finite).float(), None
         try:

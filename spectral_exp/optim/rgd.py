@@ -197,7 +197,7 @@ class RGD(EagerOptimizer):
     def step_if(self, finite: Tensor) -> None:
         """Step only if `finite`, a 0-dimensional bool on the device of the parameters, is true.
 
-        The host does not synchronise with the device. The resonance is NaN before the first
+        The host does not synchronize with the device. The resonance is NaN before the first
         executed step.
         """
         self._finite = finite
@@ -305,7 +305,7 @@ class RGD(EagerOptimizer):
         return directions
 
     def _averages(self, batch: list[Tensor], group: dict[str, Any]) -> Tensor:
-        """Update Muon's averages of a batch and return what is to be orthogonalised, stacked."""
+        """Update Muon's averages of a batch and return what is to be orthogonalized, stacked."""
         averages = []
         for p in batch:
             assert p.grad is not None
@@ -329,12 +329,12 @@ class RGD(EagerOptimizer):
     def _orthogonal_updates(
         self, parameters: list[Tensor], group: dict[str, Any]
     ) -> Iterator[MatrixUpdate]:
-        """Update Muon's averages, decay the parameters, and yield what is to be orthogonalised."""
+        """Update Muon's averages, decay the parameters, and yield what is to be orthogonalized."""
         for batch in self._batches(parameters):
             averages = self._averages(batch, group)
             for p in batch:
                 self.owners.local(p).mul_(1 - group["lr"] * group["weight_decay"])
-            compute = partial(_orthogonalise, ns_steps=group["ns_steps"])
+            compute = partial(_orthogonalize, ns_steps=group["ns_steps"])
             yield MatrixUpdate(batch, (averages,), compute)
 
     def _add_pending(
@@ -425,7 +425,7 @@ def _gate_orthogonal(
     return gate(parameters, nearly_orthogonal(averages, ns_steps))
 
 
-def _orthogonalise(averages: Tensor, ns_steps: int) -> tuple[Tensor, Tensor]:
+def _orthogonalize(averages: Tensor, ns_steps: int) -> tuple[Tensor, Tensor]:
     """Return the directions of Muon, and zeros instead of means; see `MatrixUpdate.compute`."""
     directions = nearly_orthogonal(averages, ns_steps)
     return directions, directions.new_zeros(len(directions))

@@ -22,7 +22,7 @@ _MASK = 2**64 - 1
 def step_seed(seed: int, step: int, micro_batch: int = 0) -> int:
     """Return a 63-bit seed for a micro-batch of a step; each gets an unrelated stream.
 
-    The numbers are mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014). Torch's CPU
+    The numbers are mixed by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014). Torch's CPU
     generator uses only the low 32 bits, which must depend on all three.
     """
     mixed = 0

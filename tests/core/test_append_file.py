@@ -297,7 +297,7 @@ CALLS: dict[str, Callable[[MetricsLogger], object]] = {
 
 @pytest.fixture
 def quick_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thousands of real synchronisations would take minutes, and show nothing about
+    """Thousands of real synchronizations would take minutes, and show nothing about
     interruptions."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 

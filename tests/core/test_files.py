@@ -82,6 +82,6 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
 
 
-def test_a_missing_folder_cannot_be_synchronised(tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_synchronized(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fsync_directory(tmp_path / "missing")

@@ -109,7 +109,7 @@ def test_a_disk_that_runs_full(zygote: Zygote, tmp_path: Path, free_kb: int) -> 
 
 
 def cut_power(disk: Path) -> None:
-    """Lose all data that was never synchronised, which is only in memory."""
+    """Lose all data that was never synchronized, which is only in memory."""
     assert disk.stat().st_dev != disk.parent.stat().st_dev  # never of any other file system
     folder = os.open(disk, os.O_RDONLY)
     fcntl.ioctl(folder, _SHUTDOWN, struct.pack("<I", _WITHOUT_FLUSHING))
@@ -150,7 +150,7 @@ def test_power_cuts(zygote: Zygote, scenario: str, cuts: int, tmp_path: Path) ->
         with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
             zygote.run("library", disk / "before")
             attempt = zygote.run(scenario, disk / "run")
-            (disk / "never synchronised").write_bytes(b"x" * 10_000)
+            (disk / "never synchronized").write_bytes(b"x" * 10_000)
             before = files_of(disk / "run")
             cut_power(disk)
         with mounted("-o", "loop", str(image), at=tmp_path / "disk") as disk:
@@ -163,7 +163,7 @@ def test_power_cuts(zygote: Zygote, scenario: str, cuts: int, tmp_path: Path) ->
             durable = found is not None and found["step"] >= attempt.durable == last_step * (
                 scenario != "run"
             )
-            survived += durable and not (disk / "never synchronised").exists()
+            survived += durable and not (disk / "never synchronized").exists()
             assert zygote.run(scenario, disk / "run").text.split("\n")[0] == expected.split("\n")[0]
         image.unlink()
     report_count(f"power cuts, {scenario}", cuts, survived)

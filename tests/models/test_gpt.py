@@ -135,7 +135,7 @@ def test_construction_is_a_function_of_the_seed(embedding: str, attention: str, 
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_initialisation_scales_residual_projections_with_depth() -> None:
+def test_initialization_scales_residual_projections_with_depth() -> None:
     model = build(n_embd=128, n_layer=8, vocab_size=256, bias=True)
     for name, parameter in model.named_parameters():
         if name.endswith("output.weight"):

@@ -73,10 +73,10 @@ class Given(nn.Module):
 
 @each_attention
 def test_qk_norm_scales_each_head_of_queries_and_keys(attention: str) -> None:
-    """The layer equals one without the norm whose projections were normalised by hand."""
+    """The layer equals one without the norm whose projections were normalized by hand."""
     torch.manual_seed(0)
     module: Any = ATTENTIONS[attention](n_embd=C, n_head=H, block_size=10)
-    module.normalise_queries_and_keys()
+    module.normalize_queries_and_keys()
     module = loud(module).eval().requires_grad_(False)
     x = random(1, T, C)
     name = "waves" if isinstance(module, PureWaveAttention) else "project"
@@ -95,10 +95,10 @@ def test_qk_norm_scales_each_head_of_queries_and_keys(attention: str) -> None:
                 values = projected[0, t, begin : begin + size].tolist()
                 row = torch.tensor(rms_norm(values, gains[part]), dtype=torch.float64)
                 expected[0, t, begin : begin + size] = row
-    normalised, weights = module(x), module.weights(x)
+    normalized, weights = module(x), module.weights(x)
     module.query_norm = module.key_norm = None
     setattr(module, name, Given(expected))
-    torch.testing.assert_close(normalised, module(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(normalized, module(x), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(weights, module.weights(x), rtol=1e-9, atol=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_norms_follow_their_formulas() -> None:
 # --- the whole model ------------------------------------------------------------------------------
 
 
-def test_the_embedding_is_normalised_and_the_logits_are_bounded() -> None:
+def test_the_embedding_is_normalized_and_the_logits_are_bounded() -> None:
     ids = random_ids()
     plain: Any = loud(build())
     switched: Any = loud(build(embedding_norm=True, logit_softcap=0.5))

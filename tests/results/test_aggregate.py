@@ -223,7 +223,7 @@ RGD = {
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> ResultsAggregator:
-    """Runs of one name that differ in a switch, a normalisation and an optimizer."""
+    """Runs of one name that differ in a switch, a normalization and an optimizer."""
     folder = tmp_path_factory.mktemp("sweep")
     made: list[dict[str, Any]] = [
         {},

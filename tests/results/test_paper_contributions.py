@@ -22,7 +22,7 @@ LAST = "attention=rotary embedding_norm=true"
 
 @pytest.fixture
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three seeds of two attentions, with and without a normalisation of the embedding."""
+    """Three seeds of two attentions, with and without a normalization of the embedding."""
     monkeypatch.setattr(figures, "comparison_plots", lambda comparison, **options: [])
     folder = tmp_path / "outputs"
     for seed in (1, 2, 3):

@@ -211,7 +211,7 @@ def test_the_text_of_a_schedule_has_both_of_its_ends() -> None:
 
 SWITCHES = {
     "norm._target_": ("spectral_exp.models.RMSNorm", "divides by the root mean square alone"),
-    "embedding_norm": (True, "A normalisation follows the embedding (other)."),
+    "embedding_norm": (True, "A normalization follows the embedding (other)."),
     "qk_norm": (True, "scales the projections of its queries and keys"),
     "logit_softcap": (30.0, "with c = 30"),
 }
@@ -231,8 +231,8 @@ def test_switches_of_the_model_are_stated_with_their_users(name: str) -> None:
 def test_biases_are_stated() -> None:
     without, with_them = (make("mlp", "gelu") for _ in range(2))
     with_them.settings["model.bias"] = True  # type: ignore[index]
-    assert "Neither linear maps nor normalisations have biases." in text(without)
-    assert "normalisations have biases, which start at zero." in text(with_them)
+    assert "Neither linear maps nor normalizations have biases." in text(without)
+    assert "normalizations have biases, which start at zero." in text(with_them)
 
 
 def test_settings_of_a_role_name_the_runs_that_have_them() -> None:

@@ -168,7 +168,7 @@ def write_checkpoint(
         "compression": compression,
         "state_bytes": sink.state_bytes,
     }
-    # Renamed before its folder is synchronised, which makes the checkpoint's own name durable too.
+    # Renamed before its folder is synchronized, which makes the checkpoint's own name durable too.
     json_files.write_json_atomic(sidecar, sidecar_facts)
     return Written(size, sink.state_bytes, time.perf_counter() - start)
 

@@ -3,7 +3,7 @@
 Two facts in the sidecars make the folder independent of links and times of modification, which a
 copy loses: the number of each save (`serial`) and the best step so far (`best_step`).
 `checkpoint_latest.pt` and `checkpoint_best.pt` are links, or text files with a name if the file
-system refuses links. A copy may have turned them into whole checkpoints, which are recognised by
+system refuses links. A copy may have turned them into whole checkpoints, which are recognized by
 size and checksum.
 """
 

@@ -59,7 +59,7 @@ class ConfigTracker(Component):
 
         Args:
             config: all settings, resolved.
-            model: summarised under `model`; several by name.
+            model: summarized under `model`; several by name.
             dataset_info: kept under `dataset`.
             overrides: settings changed on the command line.
             command: command line of the run; None stands for that of this process.
