@@ -108,7 +108,7 @@ class Rendezvous:
             RunError: another process has failed, or nothing came in time.
             UserError, Interrupted: as another process has raised it.
         """
-        self._wait_for([key], f"wait for {key}", self.timeout_s)
+        self._wait_for([key], "begin", self.timeout_s)
         return json.loads(self.store.get(key))
 
     def share(self, compute: Callable[[], Any]) -> Any:
@@ -261,8 +261,9 @@ class Rendezvous:
         )
 
     def _missing(self, keys: Sequence[str]) -> str:
-        names = [key.rpartition("/")[2] for key in keys if not self.store.check([key])]
-        return ", ".join(f"rank {name}" if name.isdigit() else name for name in names)
+        ends = [key.rpartition("/")[2] for key in keys if not self.store.check([key])]
+        # A key without a rank is set by process 0.
+        return ", ".join(f"rank {end if end.isdigit() else 0}" for end in ends)
 
     def _describe_silence(self, silent: Sequence[int], error: BaseException) -> str:
         """Return a message about processes that have not reported why they ended."""

@@ -29,6 +29,7 @@ TEXTS = {
     4: "a9bef0d2c14e26d4",
     5: "a9bef0d2c14e26d4",
     6: "3cf3a100992119c6",
+    7: "432a427a81715114",
 }
 PROVENANCES = {1: "9e21ba763d07c239"}
 

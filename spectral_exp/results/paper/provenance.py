@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The format of `provenance.json`."""
 
-WRITER_VERSION = 6
+WRITER_VERSION = 7
 """The version of the writer; raise it when the same runs give other bytes."""
 
 _PACKAGES = ("matplotlib", "numpy", "typst", "latex2mathml")
