@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectral_exp.config.threads import set_waiting_of_threads
+from spectral_exp.core.errors import require
 from spectral_exp.results.frames import LoadedRuns, load_runs
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.run import Run
@@ -55,6 +56,7 @@ def train(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None
     from spectral_exp.runs.load import load_run
     from spectral_exp.train import prepare_run
 
+    require(not isinstance(overrides, str), "overrides", overrides, 'a list, such as ["seed=2"]')
     set_waiting_of_threads()
     flags = [] if config_dir is None else ["--config-dir", str(Path(config_dir).absolute())]
     with preserve_process_state():

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -39,6 +40,7 @@ from spectral_exp.config.command_line import (
     CommandLine,
     Job,
     describe,
+    describe_yaml,
     help_text,
     list_changed_settings,
     quote,
@@ -337,6 +339,8 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
         return 1
     elif isinstance(error, HydraException):
         _print_problems(describe(error))
+    elif isinstance(error, yaml.YAMLError):  # --cfg and --info, which Hydra answers
+        _print_problems(describe_yaml(error))
     elif isinstance(error, RecursionError):
         # It comes from composing the settings: in a job it would be a JobError.
         _print_problems(

@@ -61,17 +61,17 @@ NOT_RUN = {
         "would send a message",
     "spectral-exp train +experiment=wave_rgd 'alerts=[ntfy://my_topic, mailto://user:password@example.com]'":
         "would send messages",
-    "python -m spectral_exp.bench all --json figures.json": "takes ten minutes; tests/bench runs each",
-    "spectral-exp bench all --json figures.json": "takes ten minutes",
-    "python -m spectral_exp.bench loop --quick": "takes a minute; tests/bench runs each bench",
-    "spectral-exp bench loop --quick": "takes a minute",
+    "spectral-exp bench all --json figures.json": "takes ten minutes; tests/bench runs each",
+    "spectral-exp bench loop --quick": "takes a minute; tests/bench runs each bench",
     "tar -xf docs/science/runs.tar.xz -C outputs": "tests/test_science.py extracts the records",
     **dict.fromkeys(re.findall(r"^spectral-exp compare outputs/runs/.*$", ALL, flags=re.MULTILINE),
         "tests/test_science.py runs it on the published records"),
     "apt-get install bible-kjv perl-doc": "changes the machine",
     "mkdir texts": "the folder of the two lines below it",
     "bible -l1000 'gen1:1-rev22:21' > texts/kjv.txt": "needs the package above it",
-    "cat /usr/share/perl/5.*/pod/perl*.pod > texts/perl.txt": "needs the package above it",
+    "dpkg -L perl-doc | grep '/pod/perl.*\\.pod$' | LC_ALL=C sort | xargs cat > texts/perl.txt": (
+        "needs the package above it"
+    ),
     "spectral-exp train study=attribution hydra/launcher=joblib": "takes hours",
     "spectral-exp train study=optimizers hydra/launcher=joblib": "takes hours",
     "spectral-exp train study=length hydra/launcher=joblib": "takes hours",

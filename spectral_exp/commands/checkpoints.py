@@ -137,6 +137,7 @@ def read_weights(run: Path, which: str) -> tuple[int, bytes]:
     """
     is_allowed = which in ("best", "latest") or (which.isdecimal() and len(which) < 20)
     require(is_allowed, "--checkpoint", which, "best, latest or a step")
+    _require_run(run)
     with explain_missing("export needs the package safetensors", "safetensors"):
         from safetensors.torch import save
     manager, paths = CheckpointManager(run, enabled=False), RunPaths(run)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from spectral_exp.commands.options import add_folders, add_force, add_where
 from spectral_exp.core.console import Parser, command
-from spectral_exp.core.errors import Interrupted, require
+from spectral_exp.core.errors import Interrupted, UserError, require
 from spectral_exp.dashboard.packages import require_packages
 from spectral_exp.results.conditions import split_condition
 from spectral_exp.runs.index import index_file
@@ -26,6 +26,9 @@ DEFAULT_PORT = 6070
 
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _ALL_INTERFACES = ("0.0.0.0", "::", "")
+
+
+LOCAL_HOST = "127.0.0.1"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=LOCAL_HOST,
         help="interface to listen on (default: 127.0.0.1, this machine only)",
     )
     parser.add_argument(
@@ -92,10 +95,27 @@ def run(options: argparse.Namespace) -> int:
     options.embed = [_origin(address) for address in options.embed]
     if options.port is not None:
         require(0 <= options.port < 65536, "--port", options.port, "from 0 to 65535")
+    if options.export is not None:
+        _refuse_serving(options)
     require_packages()
     if options.export is not None:
         return _export(options)
     return _serve(options)
+
+
+def _refuse_serving(options: argparse.Namespace) -> None:
+    """Raise a UserError for an option of the server beside `--export`."""
+    given = {
+        "--port": options.port is not None,
+        "--host": options.host != LOCAL_HOST,
+        "--socket": options.socket is not None,
+        "--allow-host": options.allow_host,
+        "--edit": options.edit,
+        "--embed": options.embed,
+    }
+    for name, is_given in given.items():
+        if is_given:
+            raise UserError(f"{name} serves the page, and --export writes it to a file; give one")
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -95,8 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score each run, record the score and print it."""
-    records = []
+    """Score each run, print the score and record it."""
+    records, problems = [], []
     for folder in options.runs:
         evaluated = evaluate_run(
             folder,
@@ -109,14 +109,18 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             packages=options.packages,
         )
-        record = jsonable(evaluated.record())
-        if not options.no_record:
-            _append(folder, record)
-        records.append(record)
+        records.append(jsonable(evaluated.record()))
         if not options.json:
-            print(printable_lines(_describe(evaluated)))
+            print(printable_lines(_describe(evaluated)), flush=True)
+        if not options.no_record:
+            try:
+                _append(folder, records[-1])
+            except UserError as error:
+                problems.append(str(error))
     if options.json:
-        print(json.dumps(records, indent=1))
+        print(json.dumps(records, indent=1), flush=True)
+    if problems:
+        raise UserError("\n".join(problems))
     return 0
 
 

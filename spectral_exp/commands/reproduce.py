@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Repeat the run and print the comparison; return 0 if all numbers are equal, else 1."""
-    output = options.output or options.run.with_name(f"{options.run.resolve().name}_reproduced")
+    # `.` and `..` have no name.
+    run = options.run if options.run.name not in ("", "..") else options.run.resolve()
+    output = options.output or run.with_name(f"{run.resolve().name}_reproduced")
     code: Code = "current" if options.current_code else "trusted" if options.trust_code else "known"
     try:
         with StopRequest(immediate=True):

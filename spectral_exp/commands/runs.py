@@ -132,6 +132,12 @@ def _tag(options: argparse.Namespace) -> None:
     )
     if not added and not removed:
         raise UserError("name tags with --add or --remove")
+    for path in options.runs:
+        _require_run(path)
+    known = {tag for path in options.runs for tag in read_marks(path)[0].tags}
+    for tag in removed:
+        if tag not in known:
+            print(f"--remove={tag}: none of the runs has this tag", file=sys.stderr)
     _update(options.runs, {"add_tags": added, "remove_tags": removed})
 
 

@@ -8,6 +8,7 @@ does not hold) or the command failed; 2 the user has to change something, report
 from __future__ import annotations
 
 import argparse
+import io
 import select
 import signal
 import sys
@@ -53,6 +54,9 @@ def command(
     """
 
     def main(arguments: list[str] | None = None) -> int:
+        if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+            # A model, or the name of a run, may hold what the encoding of the terminal lacks.
+            sys.stdout.reconfigure(errors="backslashreplace")
         with StopRequest(immediate=True) as stop:
             try:
                 code = exit_code(lambda: run(build_parser().parse_args(arguments)))
@@ -108,6 +112,9 @@ def exit_code(call: Callable[[], int]) -> int:
         if not _silence_streams_without_reader():
             raise
         failed = READER_GONE
+    except OSError:
+        if not (failed := _flush("\n")):  # the error does not come from a stream
+            raise
     return code or failed
 
 
@@ -119,14 +126,15 @@ def _call(call: Callable[[], int]) -> int:
         return 2 if isinstance(error, UserError) else 1
 
 
-def _flush() -> int:
-    """Write out what is still buffered; 1 if the disk behind it is full, say, else 0.
+def _flush(text: str = "") -> int:
+    """Write `text` and what is still buffered; 1 if the disk behind it is full, say, else 0.
 
     At its exit Python would do the same, and report on standard error what fails.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not stream.closed:
+                stream.write(text)
                 stream.flush()
         except BrokenPipeError:
             raise

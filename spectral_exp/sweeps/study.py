@@ -96,6 +96,8 @@ def read_study(name: str, folders: Sequence[Path]) -> Study:
         overrides[str(block)] = merge_overrides(
             _overrides(file, "", top), _overrides(file, place, own)
         )
+    if not any(overrides.values()):
+        raise UserError(f"{file} is empty; a study holds settings, such as seeds: [1, 2, 3]")
     return Study(file.stem, str(content.get("description", "")), overrides)
 
 

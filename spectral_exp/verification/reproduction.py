@@ -167,7 +167,8 @@ def compare_runs(run: Path, new: Path, extent: Extent) -> dict[str, Any]:
         "data": list_differences(_inputs(record), _inputs(again)),
         "metrics": metrics,
     }
-    of_machine = ["timestamp", *machine_metrics(), *own_prefixes, *_TIMED_RESULTS]
+    own = record.get("machine_metric_prefixes", ())
+    of_machine = ["timestamp", *machine_metrics(), *own, *_TIMED_RESULTS]
     not_compared = [f"measurements of the machine: {', '.join(of_machine)}"]
     if changed_settings(record["attempts"]):
         not_compared.append("settings: the record has only those of the last attempt")

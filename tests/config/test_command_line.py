@@ -148,6 +148,32 @@ def test_an_option_of_another_group_is_found(override: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "override",
+    ["resume=", "experiment_id=''", "outputs=", "sweep=", "study=", 'init_from=""', "+sweep="],
+)
+def test_a_place_without_a_name_is_refused(override: str) -> None:
+    """Otherwise a variable of the shell that is not set would mean another run."""
+    with pytest.raises(UserError) as caught:
+        CommandLine.parse(["+experiment=classic", override])
+    assert str(caught.value).startswith(f"{override} has no value; is a variable of the shell not")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("a: [\n", "line 2: expected the node content"), ("a: b: c\n", "line 1: mapping values are")],
+)
+def test_a_configuration_file_that_is_not_yaml_is_named(
+    content: str, reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "experiment/mine.yaml"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        CommandLine.parse(["--config-dir", str(tmp_path), "+experiment=mine"]).compose()
+    assert str(caught.value).startswith(f"{file}, {reason}")
+
+
+@pytest.mark.parametrize(
     ("launcher", "answer"),
     [
         ("rq", "hydra/launcher=rq needs a package that is not installed: pip install hydra-rq-l"),
@@ -237,6 +263,20 @@ def test_resume_repeats_recorded_overrides_and_the_command_line_wins(tmp_path: P
     assert job.config["seed"] == 3
     assert job.config["training"]["max_steps"] == 9
     assert job.run_dir == run
+
+
+def test_resume_continues_a_run_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("outputs/group/run")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"overrides": ["seed=3"]}))
+    for same in ("outputs=outputs", "outputs=outputs/group", "experiment_id=group/run"):
+        assert "seed=3" in CommandLine.parse([f"resume={run}", same]).overrides
+    for other in ("outputs=elsewhere", "experiment_id=other", "hydra.run.dir=outputs/group"):
+        with pytest.raises(UserError, match="continues the run where it is"):
+            CommandLine.parse([f"resume={run}", other])
 
 
 @pytest.mark.parametrize("content", [None, "empty"])

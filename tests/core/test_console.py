@@ -75,6 +75,37 @@ def test_every_command_ends_silently_without_a_reader(
     assert named == dict.fromkeys(named, (console.READER_GONE, ""))
 
 
+def test_what_the_encoding_of_the_output_lacks_is_escaped() -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import argparse\n"
+            "from spectral_exp.core.console import command\n"
+            "raise SystemExit(command(argparse.ArgumentParser, lambda _: print('a\\ufffd') or 0)())",
+        ],
+        capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a\\ufffd\n", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("text", ["x", "x" * 100_000], ids=["buffered", "written at once"])
+def test_what_a_command_cannot_print_is_an_error_in_a_line(text: str) -> None:
+    code = (
+        "import argparse, sys\n"
+        "from spectral_exp.core.console import command\n"
+        f"raise SystemExit(command(argparse.ArgumentParser, lambda _: sys.stdout.write({text!r}))())"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode == 0, done.stderr) == (
+        False,
+        "error: cannot write to <stdout>: No space left on device\n",
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_output_that_cannot_be_written_is_an_error_in_a_line(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -77,6 +77,8 @@ def test_blocks_take_what_they_do_not_set_from_the_top(tmp_path: Path) -> None:
         ({"overrides": ["fast"]}, "'fast' in overrides must be an override"),
         ("[1, 2]", "must hold settings"),
         ("a: [", "cannot be read: "),
+        ({}, "is empty; a study holds settings"),
+        ({"description": "later"}, "is empty; a study holds settings"),
         ("seeds: ${nowhere}", "cannot be read: "),
     ],
 )

@@ -40,6 +40,10 @@ _MODES = {
 SWEEP_SETTINGS = ("sweep", "study")
 """Settings that make a command line a sweep, also without `--multirun`."""
 
+# Without a value these would silently mean another run or folder.
+_NEED_VALUE = (
+    "resume", "experiment_id", "outputs", "sweep", "study", "init_from", "hydra.run.dir",
+)  # fmt: skip
 _FLAGS_WITH_VALUE = ("--config-name", "-cn", "--config-dir", "-cd", "--config-path", "-cp")
 
 
@@ -94,6 +98,7 @@ class CommandLine:
                     f"{printable(override, 60)} is too long or nested too deeply; put such a value "
                     "into a configuration file (--config-dir)"
                 )
+        _refuse_empty(overrides)
         multirun = requests_sweep(arguments)
         overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_fetched_starts(overrides)
@@ -156,6 +161,17 @@ def _refuse_flags(arguments: Sequence[str]) -> None:
         )
     if len(modes) > 1 and not set(modes) <= {"--run", "--multirun"}:
         raise UserError(f"{' and '.join(modes)} exclude each other; give one of them")
+
+
+def _refuse_empty(overrides: Sequence[str]) -> None:
+    """Raise a UserError for a place without a name, as an unset variable of a shell leaves it."""
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if setting_of(key) in _NEED_VALUE and sign and value in ("", "''", '""'):
+            raise UserError(
+                f"{override} has no value; is a variable of the shell not set? Give a value, or "
+                f"leave {setting_of(key)} out"
+            )
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,6 +48,14 @@ def describe(error: Exception) -> str:
     # OmegaConf appends internal details in further lines.
     kept = [line.strip() for line in lines if "full_key" not in line and "object_type" not in line]
     return " ".join(line for line in kept if line)
+
+
+def describe_yaml(error: yaml.YAMLError) -> str:
+    """Return one line for a configuration file that is not YAML, with its place in the file."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}; the file must be YAML"
+    return f"a configuration file is not YAML: {' '.join(str(error).split())}"
 
 
 def describe_unreadable(error: OverrideParseException) -> str:

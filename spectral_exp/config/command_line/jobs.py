@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,7 +26,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_exp.config.command_line.hydra_errors import describe, describe_unreadable
+from spectral_exp.config.command_line.hydra_errors import (
+    describe,
+    describe_unreadable,
+    describe_yaml,
+)
 from spectral_exp.config.command_line.options import read_options
 from spectral_exp.config.command_line.suggestions import Suggestions
 from spectral_exp.config.conf_dir import CONF_DIR
@@ -180,6 +185,8 @@ def _compose(
             return None, [describe_unreadable(error)]
         except MissingConfigException as error:
             return None, [describe(error)]
+        except yaml.YAMLError as error:
+            return None, [describe_yaml(error)]
         except ConfigCompositionException as error:
             match = re.match(r"Could not override '([^']+)'", str(error))
             key = match.group(1).split("@")[0] if match else ""

@@ -16,7 +16,12 @@ import yaml
 
 from spectral_exp.config import packages, trust
 from spectral_exp.config.command_line.consent import trusted_overrides
-from spectral_exp.config.command_line.grammar import MAX_TEXT, format_value, is_readable
+from spectral_exp.config.command_line.grammar import (
+    MAX_TEXT,
+    format_value,
+    is_readable,
+    text_of,
+)
 from spectral_exp.config.command_line.recording import SEARCH_PATH
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -58,6 +63,8 @@ def arguments_to_resume(
             f"resume={resume} is not a directory; name the run to continue, for example "
             "outputs/<run>, or the URL of its backup, for example s3://bucket/folder/<run>"
         )
+    if source == resume:  # a backup is fetched to `outputs`
+        _refuse_other_place(overrides, paths.root)
     record = _record(paths, resume)
     search = _recorded_search(record, overrides, flags, resume)
     given = tuple(setting_of(override) for override in overrides)
@@ -81,6 +88,27 @@ def arguments_to_resume(
         f"hydra.run.dir={quote(resume)}",
     ]
     return [*defaults, *kept, *moved, *overrides, *place], search
+
+
+def _refuse_other_place(overrides: Sequence[str], root: Path) -> None:
+    """Raise a UserError if the overrides name another place than that of the run."""
+    place = root.resolve()
+    for override in overrides:
+        key = setting_of(override)
+        if key not in ("outputs", "experiment_id", "hydra.run.dir"):
+            continue
+        named = Path(text_of(override))
+        if key == "outputs":
+            is_elsewhere = named.resolve() not in place.parents
+        elif key == "experiment_id":
+            is_elsewhere = place.parts[-len(named.parts) :] != named.parts
+        else:
+            is_elsewhere = named.resolve() != place
+        if is_elsewhere:
+            raise UserError(
+                f"{override} names another place, and resume={root} continues the run where it "
+                f"is; leave {key} out, or copy the run first"
+            )
 
 
 def _record(paths: RunPaths, resume: str) -> dict[str, Any]:

@@ -157,12 +157,19 @@ class BackgroundDrawing:
             return
         try:
             self.wait(self.exit_deadline_s)
+        except BaseException:
+            self._abandon("are not drawn, because the wait for them was interrupted")
+            raise
+        else:
+            self._abandon(
+                f"were not drawn within exit_deadline_s={self.exit_deadline_s:g}; raise it to wait "
+                "longer"
+            )
         finally:
-            self._abandon()
             thread.ended.wait(1.0)
 
-    def _abandon(self) -> None:
-        """Drop the remaining plots and make the thread end."""
+    def _abandon(self, reason: str) -> None:
+        """Drop the remaining plots, log `reason` if there are any, and make the thread end."""
         with self._lock:
             left = [*([self._current] if self._current else []), *self._waiting.values()]
             self.skipped += sum(len(plots.plots) for plots in self._waiting.values())
@@ -170,10 +177,7 @@ class BackgroundDrawing:
             self._abandoned, self._closing = bool(left), True
             self._changed.notify_all()
         if left:
-            _log.warning(
-                "%s not drawn within exit_deadline_s=%g; raise it to wait longer",
-                " and ".join(map(str, left)), self.exit_deadline_s,
-            )  # fmt: skip
+            _log.warning("%s %s", " and ".join(map(str, left)), reason)
             self._kill()
 
     def _kill(self) -> None:

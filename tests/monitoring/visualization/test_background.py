@@ -52,7 +52,7 @@ def background(
     try:
         yield viz, drawing
     finally:
-        drawing._abandon()
+        drawing._abandon("are dropped")
         viz.close()
 
 
@@ -189,7 +189,9 @@ def test_the_end_waits_for_a_limited_time_and_lists_missing_plots(
         viz.close()
         assert gone(child.pid)
         (message,) = caplog.messages
-        assert "the training plots of step 1 and the model plots of step 1 not drawn" in message
+        assert (
+            "the training plots of step 1 and the model plots of step 1 were not drawn" in message
+        )
         assert "exit_deadline_s=0.05" in message
         assert (viz.skipped, viz.failures) == (5, 0)
         assert steps_of(tmp_path) == []
