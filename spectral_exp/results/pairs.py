@@ -110,11 +110,12 @@ def other_differences(
     for name in sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)):
         one, other = a.get(name), b.get(name)
         of_part = is_among(name, own) and (one is None or other is None or name.endswith(_CHOICES))
-        if not of_part:
-            words = (
-                text or str(known.get(name, "absent"))
-                for text, known in zip((one, other), defaults, strict=True)
-            )
+        words = [
+            text or str(known.get(name, "absent"))
+            for text, known in zip((one, other), defaults, strict=True)
+        ]
+        # One side may record a value that is the default of the other.
+        if not of_part and words[0] != words[1]:
             found.append(f"{name} {' against '.join(words)}")
     return found
 
