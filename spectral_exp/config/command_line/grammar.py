@@ -100,17 +100,17 @@ def _replace_quoted(value: str) -> str:
 
 
 def _quoting_hint(override: str) -> str:
-    """Return advice on quoting an unreadable value, or the texts in a list; "" for mappings."""
+    """Return advice on quoting an unreadable value, or the texts in a list; else ""."""
     key, sign, value = override.partition("=")
     if not sign or not value or value[0] in "{'\"":
         return ""
     if value[0] != "[" and "," not in value:
         command = shlex.quote(f"{key}={quote(value)}")
         return f"; to take the value literally, quote it: {command}"
-    if re.search(r"['\"{}$]", value):
+    if re.search(r"['\"{}()$]", value):
         return ""
     quoted = re.sub(
-        r"[^][(),]+", lambda text: quote(text[0]) if _UNREADABLE.search(text[0]) else text[0], value
+        r"[^][,]+", lambda text: quote(text[0]) if _UNREADABLE.search(text[0]) else text[0], value
     )
     return f"; write {shlex.quote(f'{key}={quoted}')}" if quoted != value else ""
 
