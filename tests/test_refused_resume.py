@@ -56,6 +56,7 @@ def of_another_run(state: dict[str, Any]) -> dict[str, Any]:
 
 WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
     "seed=7": (lambda run: None, "holds a run of another configuration"),
+    "init_from=other": (lambda run: None, "resume=run and init_from=other exclude each other: resume continues"),
     "threads=x": (lambda run: None, "must be an integer"),
     "training.max_steps=2": (lambda run: None, "must be >= 12"),
     "no.setting=1": (lambda run: None, "is not a setting"),
@@ -92,7 +93,7 @@ def test_a_refused_resume_changes_nothing(
     assert not printed.out
     lines = printed.err.splitlines()
     # Other settings are refused with the command that starts a new run with them.
-    assert len(lines) == (2 if "init_from=" in printed.err else 1), printed
+    assert len(lines) == (2 if "init_from=run" in printed.err else 1), printed
     assert all(line.startswith("error: ") for line in lines)
     assert printed.err.startswith("error: ")
     assert snapshot(run) == before

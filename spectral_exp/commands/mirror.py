@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Send every run to every tracker; return 1 if some could not be sent, else 0."""
-    targets = parse_targets(options.to)
+    targets = parse_targets(options.to, "--to")
     runs = find_runs(options.runs).runs
     if not runs:
         raise UserError(f"there is no run in {', '.join(map(str, options.runs))}")

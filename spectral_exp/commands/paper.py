@@ -40,6 +40,9 @@ def run(options: argparse.Namespace) -> int:
         return _print_verdict(verify(options.folders[0], options.runs or []), options.folders[0])
     allowed = "left out without --verify; name the runs as the folders"
     require(not options.runs, "--runs", "given", allowed)
+    if options.attribute is not None:
+        allowed = "without --group-by: groups must not mix settings"
+        require(not options.group_by, "--attribute", options.attribute, allowed)
     written = _write(options)
     for path in written.files:
         print(path)

@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -20,10 +21,17 @@ from spectral_exp.config.packages import find_packages
 from spectral_exp.config.roles import NotAPartError, Role
 from spectral_exp.core.errors import SettingError, UserError, describe_error, nearest
 from spectral_exp.core.foreign_text import printable
+from spectral_exp.runs.overrides import flatten
 
 log = logging.getLogger(__name__)
 
 _RESERVED = ("_target_", "_partial_")
+_COPIED = {
+    "monitoring.backup.url": "backup_url",
+    "monitoring.companion.mirrors": "mirrors",
+    "monitoring.companion.alerts": "alerts",
+}
+"""Settings that copy one at the top of the configuration, under whose name users give them."""
 MISSING = "???"
 
 
@@ -41,6 +49,7 @@ class Constructor:
     def __init__(self, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.problems: list[str] = []
         self.packages: tuple[str, ...] = ()
+        self._config = config
         found = self.call("", lambda: find_packages(config))
         self.packages = tuple(found or ())
 
@@ -89,7 +98,7 @@ class Constructor:
         try:
             return build()
         except SettingError as error:
-            self.problems.append(str(error.within(path)))
+            self.problems.append(str(self._as_given(error.within(path))))
         except UserError as error:
             self.problems += str(error).split("\nerror: ")
         except MemoryError as error:
@@ -100,9 +109,24 @@ class Constructor:
         return None
 
     def finish(self) -> None:
-        """Raise one UserError with all problems, one line each, if there are any."""
-        if self.problems:
-            raise UserError("\nerror: ".join(dict.fromkeys(map(printable, self.problems))))
+        """Raise one UserError with the first problem of each setting, one line each, if any."""
+        first: dict[str, str] = {}
+        for problem in self.problems:
+            setting = re.match(r"[\w.]+(?==)", problem)
+            first.setdefault(setting[0] if setting else problem, printable(problem))
+        if first:
+            raise UserError("\nerror: ".join(first.values()))
+
+    def _as_given(self, error: SettingError) -> SettingError:
+        """Name a setting by the one at the top of the configuration whose value it copies."""
+        name, bracket, index = error.setting.partition("[")
+        top = _COPIED.get(name)
+        if top is None:
+            return error
+        values = dict(flatten(self._config))
+        if values.get(top) != values.get(name):
+            return error
+        return SettingError(f"{top}{bracket}{index}", error.value, error.allowed, error.remedy)
 
     def _settings(
         self,

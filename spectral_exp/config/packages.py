@@ -194,11 +194,11 @@ def _find(entry: str) -> tuple[str, Path]:
     place = places[0] if places else None
     if place is None or (is_path and not is_there):
         remedy = "install it, or give the command in the folder that holds it"
-        raise SettingError(SETTING, entry, "packages that can be imported", remedy)
+        raise SettingError(SETTING, entry, "a package that can be imported", remedy)
     if is_path and len(places) > 1:
         # A module that the record names could come from any of them.
         folders = " and ".join(map(str, places))
-        remedy = f"{name} has files in {folders}; if you trust them all, give packages=[{name}]"
+        remedy = f"{name} has files in {folders}; if you trust them all, give {name} alone"
         raise SettingError(SETTING, entry, "the only place of that package", remedy)
     if is_path and place != wanted:
         remedy = f"Python finds another {name} first, {place}; rename one of them"

@@ -12,11 +12,11 @@ import io
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn, Protocol, TextIO
 
 from spectral_exp.core.display import colorize, give_up, is_terminal, print_error
-from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.errors import Interrupted, RunError, SettingError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.signals import StopRequest
 
@@ -59,7 +59,7 @@ def command(
             sys.stdout.reconfigure(errors="backslashreplace")
         with StopRequest(immediate=True) as stop:
             try:
-                code = exit_code(lambda: run(build_parser().parse_args(arguments)))
+                code = exit_code(lambda: _run(build_parser(), run, arguments))
             except Interrupted as error:
                 print_error(f"stopped by {signal.Signals(error.signal_number).name}")
                 code = error.exit_code
@@ -75,6 +75,31 @@ def command(
         return code
 
     return main
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    arguments: list[str] | None,
+) -> int:
+    """Parse the arguments and call `run`; a SettingError names a flag as users type it."""
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except SettingError as error:
+        flag = f"--{error.setting.replace('_', '-')}"
+        if flag not in _flags(parser):
+            raise
+        raise error.as_flag(flag) from error
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the flags of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from _flags(subparser)
 
 
 def confirm(action: str, remedy: str) -> bool:

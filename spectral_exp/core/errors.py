@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ class SettingError(UserError, ValueError):
             self.allowed,
             self.remedy,
         )
+
+    def as_flag(self, flag: str) -> SettingError:
+        """The same error about the flag of a command, which cannot be null: `--top-k`."""
+        allowed = re.sub(r",? or null\b", "", self.allowed)
+        return SettingError(flag, self.value, allowed, self.remedy)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders (parallel sweeps) by their constructor's arguments.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_exp.core.errors import UserError
+from spectral_exp.core.errors import SettingError, UserError
 from spectral_exp.results.names import ABSENT, Names, value_text
 from spectral_exp.runs.marks import Marks, plain_tag
 from spectral_exp.runs.run import Run
@@ -52,12 +52,12 @@ class Condition:
         values = (value,) if is_whole else tuple(part.strip() for part in value.split(","))
         if name in MARKS:
             if sign in _ORDERS:
-                raise UserError(f"where={text} must have = or != after {name}")
+                raise SettingError("where", text, f"a condition with = or != after {name}")
             if name in _FLAGS and not set(values) <= {"true", "false"}:
-                raise UserError(f"where={text} must be {name}, {name}=true or {name}=false")
+                raise SettingError("where", text, f"{name}, {name}=true or {name}=false")
             return cls(name, sign, values if name != "tag" else (*map(plain_tag, values),), names)
         if sign in _ORDERS and (len(values) > 1 or _number(values[0]) is None):
-            raise UserError(f"where={text} must have a number after {sign}")
+            raise SettingError("where", text, f"a condition with a number after {sign}")
         return cls(names.resolve(name), sign, values, names)
 
     def met_by(self, run: Run) -> bool:
@@ -101,12 +101,11 @@ def _has_mark(texts: Sequence[str], wanted: str) -> bool:
 def split_condition(
     text: str, option: str = "where", example: str = "optimizer=rgd"
 ) -> tuple[str, str, str]:
-    """Return name, sign and value of a condition. Raises UserError if it has another form."""
+    """Return name, sign and value of a condition. Raises SettingError if it has another form."""
     match = _FORM.fullmatch(f"{text}=true" if text.strip() in _FLAGS else text)
     if match is None or not match[3].strip():
-        raise UserError(
-            f"{option}={text} must be name=value, with =, !=, <, <=, > or >=; for example {example}"
-        )
+        allowed = f"name=value, with =, !=, <, <=, > or >=; for example {example}"
+        raise SettingError(option, text, allowed)
     return match[1], match[2], match[3].strip()
 
 

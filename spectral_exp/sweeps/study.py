@@ -152,10 +152,17 @@ def _overrides(file: Path, place: str, content: Mapping[Any, Any]) -> list[str]:
                 "training.max_steps=60"
             )
         fixed.append(quote_text_setting(override, sweeps=True))
+    seeds = _list(file, place, "seeds", content)
+    for seed in seeds:
+        is_number = isinstance(seed, int | float) and not isinstance(seed, bool)
+        if not (is_number and 0 <= seed < 2**63 and seed == int(seed)):
+            raise UserError(
+                f"{file}: {seed!r} in {_name(place, 'seeds')} must be an integer >= 0 and < 2^63"
+            )
     swept = {
         "+experiment": _list(file, place, "experiments", content),
         **{str(key): _list(file, _name(place, "grid"), key, grid) for key in grid},
-        "seed": _list(file, place, "seeds", content),
+        "seed": seeds,
     }
     choices = [
         f"{key}={','.join(map(format_value, values))}" for key, values in swept.items() if values

@@ -90,8 +90,16 @@ def resume_problems(
             f"resume={run_dir} holds no checkpoint to continue from; start a new run without "
             "resume="
         ]
+    has_other_start = _names_other_start(record, config)
+    if has_other_start and config.get("resume") is not None:
+        start = redact(config)[SETTING]
+        return [
+            f"resume={run_dir} and {SETTING}={start} exclude each other: resume continues a run "
+            f"from its own last checkpoint, and {SETTING} starts a new run from the weights of "
+            "another; give one of them"
+        ]
     differences = list(_check_settings(record, config, run_dir))
-    if differences and paths.checkpoint_steps():
+    if differences and paths.checkpoint_steps() and not has_other_start:
         differences.append(_advise_fork(run_dir, arguments))
     return [*_check_length(config, paths), *differences]
 
@@ -147,6 +155,13 @@ def _check_settings(
         f"{run_dir} holds a run of another configuration ({shown}); continue it with "
         f"resume={run_dir} and no other overrides, or start a new run"
     )
+
+
+def _names_other_start(record: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Return whether `config` names initial weights that are not those of the record."""
+    recorded = record.get("config")
+    before = recorded.get(SETTING) if isinstance(recorded, Mapping) else None
+    return redact(config).get(SETTING) not in (None, before)
 
 
 def _advise_fork(run_dir: Path, arguments: Sequence[str]) -> str:

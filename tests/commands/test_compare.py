@@ -218,7 +218,7 @@ def test_plots_show_the_groups_of_the_table(
         ),
         (["{outputs}", "--metric", ","], "--metric"),
         (["{outputs}", "--sort", "val_bqb"], "--sort=val_bqb is not a metric"),
-        (["{outputs}", "--at", "last"], "at=last must be final, best, step:N, tokens=N"),
+        (["{outputs}", "--at", "last"], "--at=last must be final, best, step:N, tokens=N"),
         (["{outputs}", "--watch", "0"], "--watch=0.0 must be > 0"),
         (["{outputs}", "--output", "{outputs}/none/x.csv"], "a file in an existing folder"),
         (["{outputs}", "--output", "{outputs}"], "a file, not a folder"),

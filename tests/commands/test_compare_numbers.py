@@ -242,7 +242,7 @@ def test_the_best_group_as_baseline_says_so(grid: Path, capsys: pytest.CaptureFi
     note = "was chosen as the best of 4: its interval is optimistic"
     assert f"the baseline {best['baseline']} {note}" in best["notes"]
     assert compare.main([str(grid), "--baseline", "best", "--metric", "learning_rate"]) == 2
-    assert "baseline=best must be the label of a group: it is not" in capsys.readouterr().err
+    assert "--baseline=best must be the label of a group: it is not" in capsys.readouterr().err
 
 
 def test_contributions_are_in_every_format(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,9 +128,9 @@ def test_a_note_of_any_length_is_searched_as_a_whole(outputs: Path, capsys: Caps
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("tag<3", "where=tag<3 must have = or != after tag"),
-        ("pinned=yes", "where=pinned=yes must be pinned, pinned=true or pinned=false"),
-        ("tag", "where=tag must be name=value"),
+        ("tag<3", "--where=tag<3 must be a condition with = or != after tag"),
+        ("pinned=yes", "--where=pinned=yes must be pinned, pinned=true or pinned=false"),
+        ("tag", "--where=tag must be name=value"),
     ],
 )
 def test_conditions_that_cannot_be_understood(

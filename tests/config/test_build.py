@@ -104,6 +104,27 @@ def test_a_wrong_setting_of_the_model_is_reported_by_its_full_name() -> None:
     assert "did you mean n_wave?" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mirrors=tensorboard", "mirrors=tensorboard must be a list, each text, such as [tensorb"),
+        ("mirrors=[foo]", "mirrors=foo must be tensorboard or tensorboard:FOLDER"),
+        ("alerts=[foo]", "alerts[0]=... must be webhook:https://HOST/PATH, or an address"),
+        ("backup_url=foo", "backup_url=foo must be s3://bucket/folder"),
+        ("packages=mylab", "packages=mylab must be a list of packages, such as packages=[mylab]"),
+        ("packages=[mylab]", "packages=mylab must be a package that can be imported"),
+        ("monitoring.companion.mirrors=[foo]", "monitoring.companion.mirrors=foo must be tensorb"),
+        ("monitoring.backup.url=foo", "monitoring.backup.url=foo must be s3://bucket/folder"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_the_setting_as_it_was_given(
+    override: str, message: str
+) -> None:
+    (problem,) = check(compose(*TINY, NO_PLOTS, "device=cpu", override), None)
+    assert problem.startswith(message)
+    assert "error: " not in problem
+
+
 def test_devices_that_are_not_there_are_refused_with_those_that_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

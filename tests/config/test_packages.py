@@ -208,9 +208,9 @@ def test_an_error_in_a_package_names_its_place(lab: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("[nowhere]", "packages that can be imported"),
+        ("[nowhere]", "a package that can be imported"),
         ("[mylab.optim]", "without dots"),
-        ("[../lab/other]", "packages that can be imported"),
+        ("[../lab/other]", "a package that can be imported"),
         ("mylab", "a list"),
         ("[1]", "a list"),
     ],

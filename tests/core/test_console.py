@@ -15,6 +15,7 @@ import pytest
 
 from spectral_exp.__main__ import COMMANDS
 from spectral_exp.core import console
+from spectral_exp.core.errors import SettingError
 from tests.conftest import ROOT, python
 from tests.results.made_runs import make_run
 
@@ -104,6 +105,32 @@ def test_what_a_command_cannot_print_is_an_error_in_a_line(text: str) -> None:
         False,
         "error: cannot write to <stdout>: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed", "message"),
+    [
+        ("top_k", ">= 1 or null", "--top-k=0 must be >= 1"),
+        ("top_p", "> 0 and <= 1, or null", "--top-p=0 must be > 0 and <= 1"),
+        ("folder", "a folder or null", "folder=0 must be a folder or null"),
+        ("training.seed", ">= 1 or null", "training.seed=0 must be >= 1 or null"),
+    ],
+)
+def test_a_wrong_value_of_a_flag_is_reported_as_it_was_typed(
+    setting: str, allowed: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build_parser() -> argparse.ArgumentParser:
+        parser = console.Parser("made")
+        parser.add_argument("folder")
+        parser.add_argument("--top-k")
+        parser.add_subparsers().add_parser("draw").add_argument("--top-p")
+        return parser
+
+    def run(options: argparse.Namespace) -> int:
+        raise SettingError(setting, 0, allowed)
+
+    assert console.command(build_parser, run)(["x", "draw"]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -515,7 +515,7 @@ def test_all_else_that_decides_about_training_has_to_be_equal(
 
 
 def test_a_recorded_value_that_is_the_default_of_the_other_side_is_no_difference() -> None:
-    known = ({"model.norm._partial_": True, "seed": 1}, {})
+    known: tuple[dict[str, Any], dict[str, Any]] = ({"model.norm._partial_": True, "seed": 1}, {})
     assert other_differences({}, {"model.norm._partial_": "True"}, [], known) == []
     assert other_differences({}, {"seed": "2"}, [], known) == ["seed 1 against 2"]
 

@@ -68,6 +68,9 @@ def test_blocks_take_what_they_do_not_set_from_the_top(tmp_path: Path) -> None:
     [
         ({"seed": [1]}, "seed is not a part of a study; did you mean seeds?"),
         ({"seeds": 1}, "seeds must be a list of at least one value"),
+        ({"seeds": ["a"]}, "'a' in seeds must be an integer"),
+        ({"blocks": {"b": {"seeds": [1, 2.5]}}}, "2.5 in blocks.b.seeds must be an integer"),
+        ({"seeds": [1, -1]}, "-1 in seeds must be an integer >= 0 and < 2^63"),
         ({"grid": {"seed": []}}, "grid.seed must be a list of at least one value"),
         (
             {"blocks": {"a": {"experiment": ["wave"]}}},

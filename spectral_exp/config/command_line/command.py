@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
 from spectral_exp.config.command_line.grammar import (
@@ -19,7 +20,7 @@ from spectral_exp.config.command_line.grammar import (
 )
 from spectral_exp.config.command_line.jobs import Job, open_composer
 from spectral_exp.config.command_line.recorded import arguments_to_resume
-from spectral_exp.config.command_line.suggestions import has_unknown_arguments
+from spectral_exp.config.command_line.suggestions import has_unknown_arguments, is_flag
 from spectral_exp.config.conf_dir import CONF_DIR
 from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
@@ -75,15 +76,13 @@ class CommandLine:
     @classmethod
     def parse(cls, arguments: list[str]) -> CommandLine:
         """Separate flags from overrides, and read the overrides of the run that `resume=` names."""
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--config-name", "-cn", default="config")
-        parser.add_argument("--config-dir", "-cd")
         informs_only = any(a.split("=")[0] in _INFORMING_FLAGS for a in arguments)
         if has_unknown_arguments(arguments):
-            known, _ = parser.parse_known_args(arguments)
+            known = _parse_flags([a for a in arguments if is_flag(a) or not a.startswith("-")])
             with open_composer(known.config_name, known.config_dir) as composer:
                 problems = composer.suggestions().check_arguments(arguments)
             raise UserError("\nerror: ".join(problems))
+        _parse_flags(arguments)
         _refuse_flags(arguments)
         # Hydra itself prints help and the configuration, so its arguments stay unchanged.
         flags, overrides = (arguments, []) if informs_only else _split(arguments)
@@ -103,7 +102,7 @@ class CommandLine:
         overrides = [quote_text_setting(override, multirun) for override in overrides]
         overrides = _with_fetched_starts(overrides)
         overrides, found = _with_recorded_overrides(overrides, flags, multirun)
-        located, _ = parser.parse_known_args([*flags, *found])
+        located = _parse_flags([*flags, *found])
         return cls(
             flags=(*flags, *found),
             overrides=tuple(overrides),
@@ -143,6 +142,24 @@ class CommandLine:
             parent = Path(str(first.config["outputs"]))
             experiment_id = generate_experiment_id(str(first.config["name"]), parent=parent)
         return replace(self, overrides=(*self.overrides, f"experiment_id={quote(experiment_id)}"))
+
+
+def _parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the flags as Hydra reads them. Raises a UserError for a wrong or missing value."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    parser.set_defaults(config_name="config")
+    try:
+        return parser.parse_known_args(list(arguments))[0]
+    except argparse.ArgumentError as error:
+        choices = next(
+            one.choices
+            for one in parser._actions
+            if "/".join(one.option_strings) == error.argument_name
+        )
+        reason = error.message.partition(" (choose from")[0]
+        hint = f"; choose from {', '.join(choices)}" if choices else ""
+        raise UserError(f"{error.argument_name}: {reason}{hint}") from error
 
 
 def _refuse_flags(arguments: Sequence[str]) -> None:
@@ -191,10 +208,13 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def requests_sweep(arguments: Sequence[str]) -> bool:
     """Return whether a command line is a sweep: by `--multirun`, `sweep=NAME` or `study=NAME`."""
-    return any(
-        argument in ("-m", "--multirun", "hydra.mode=MULTIRUN") or _names_sweep(argument)
-        for argument in arguments
-    )
+    return _find_sweep_request(arguments) is not None
+
+
+def _find_sweep_request(arguments: Sequence[str]) -> str | None:
+    """Return the first argument that requests a sweep, or None."""
+    flags = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+    return next((one for one in arguments if one in flags or _names_sweep(one)), None)
 
 
 def _names_sweep(override: str) -> bool:
@@ -213,9 +233,10 @@ def _with_recorded_overrides(
     if not resume:
         return overrides, []
     if multirun:
+        requested = _find_sweep_request([*overrides, *flags])
         raise UserError(
             f"resume={resume} continues one run and cannot be part of a sweep; leave out "
-            "--multirun, or continue a sweep by its own command with sweep=<its name>"
+            f"{requested}, or continue a sweep by its own command with sweep=<its name>"
         )
     source = resume
     if "://" in resume:

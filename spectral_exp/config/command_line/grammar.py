@@ -29,6 +29,8 @@ MAX_TEXT = 1 << 16
 """Most characters of an override."""
 
 _MAX_KEY = 1000  # characters
+# Characters that the grammar does not allow outside of quotes.
+_UNREADABLE = re.compile(r"[^\w\s/\-\\+.$%*@?|:,(){}\[\]]", re.ASCII)
 # Of nested brackets and interpolations, since Hydra's parser is recursive.
 _MAX_DEPTH = 40
 
@@ -51,31 +53,66 @@ def parse(override: str) -> Override:
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{override}: {reason}{quoting_hint(override)}") from error
+        raise UserError(explain_unreadable(override, str(error))) from error
 
 
-def syntax_problem(override: str) -> str:
+def explain_unreadable(override: str, message: str) -> str:
+    """Return one line about an override that the grammar cannot read.
+
+    Args:
+        override: as typed.
+        message: of Hydra's parser.
+    """
+    if problem := _syntax_problem(override):
+        return f"{override}: {problem}"
+    if found := _UNREADABLE.search(_replace_quoted(override.partition("=")[2])):
+        reason = f"a value with {found[0]} needs quotes"
+    else:
+        # Further lines and the list of expected tokens are internals of the parser.
+        lines = message.splitlines()
+        is_general = len(lines) > 1 and lines[0].startswith("Error parsing")
+        reason = lines[is_general].partition(" expecting ")[0]
+    return f"{override}: {reason}{_quoting_hint(override)}"
+
+
+def _syntax_problem(override: str) -> str:
     """Return why the grammar cannot read an override, or "" if that is not known."""
-    value = override.partition("=")[2]
+    key, _, value = override.partition("=")
+    if not re.fullmatch(r"[+~]*[\w./@:$-]+", key, re.ASCII):
+        return f"{key} is not a name of a setting; --cfg job shows all settings"
     if value.startswith("="):
         return f"a setting takes one equals sign: {setting_of(override)}{value}"
-    plain = re.sub(r"\\.|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "", value)
+    plain = _replace_quoted(value)
     if found := re.search("['\"]", plain):
         return f"the quote {found[0]} is not closed"
     for opening, closing in (("[", "]"), ("{", "}"), ("(", ")")):
         if plain.count(opening) != plain.count(closing):
             missing = closing if plain.count(opening) > plain.count(closing) else opening
             return f"a bracket {missing} is missing"
+    if re.search(r"(?:^|[,\[(])\s*,|,\s*(?:[\])]|$)", plain):
+        return "a value beside a comma is missing"
     return ""
 
 
-def quoting_hint(override: str) -> str:
-    """Return advice on quoting an unreadable value; "" for lists, mappings and sweeps."""
+def _replace_quoted(value: str) -> str:
+    """Return a value with an x in place of each quoted text and escaped character."""
+    return re.sub(r"\\.|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", "x", value)
+
+
+def _quoting_hint(override: str) -> str:
+    """Return advice on quoting an unreadable value, or the texts in a list; else ""."""
     key, sign, value = override.partition("=")
-    if not sign or not value or value[0] in "[{'\"" or "," in value:
+    if not sign or not value or value[0] in "{'\"":
         return ""
-    return f"; to take the value literally, quote it: {shlex.quote(f'{key}={quote(value)}')}"
+    if value[0] != "[" and "," not in value:
+        command = shlex.quote(f"{key}={quote(value)}")
+        return f"; to take the value literally, quote it: {command}"
+    if re.search(r"['\"{}()$]", value):
+        return ""
+    quoted = re.sub(
+        r"[^][,]+", lambda text: quote(text[0]) if _UNREADABLE.search(text[0]) else text[0], value
+    )
+    return f"; write {shlex.quote(f'{key}={quoted}')}" if quoted != value else ""
 
 
 def text_of(override: str) -> str:

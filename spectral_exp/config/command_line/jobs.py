@@ -192,7 +192,7 @@ def _compose(
             key = match.group(1).split("@")[0] if match else ""
             found = [o for o in remaining if match and setting_of(o) == key]
             if not found:
-                return None, [describe(error)]
+                return None, [describe(error, remaining)]
             unknown.append(found[-1])
             remaining = [o for o in remaining if o not in found]
         except (OmegaConfBaseException, ValueError, TypeError) as error:

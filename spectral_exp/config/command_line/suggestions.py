@@ -189,7 +189,7 @@ class Suggestions:
         rest = list(arguments)
         while rest:
             argument = rest.pop(0)
-            if argument.partition("=")[0] in FLAGS:
+            if is_flag(argument):
                 if argument in _FLAGS_BEFORE_WORDS and rest and not rest[0].startswith("-"):
                     rest.pop(0)
             elif argument.startswith("-"):
@@ -198,6 +198,11 @@ class Suggestions:
             elif _is_incomplete(argument, rest):
                 problems.append(self.describe_word(argument, _take_value(rest)))
         return problems
+
+
+def is_flag(argument: str) -> bool:
+    """Return whether an argument is a flag of Hydra, with or without its value."""
+    return argument.partition("=")[0] in FLAGS
 
 
 def has_unknown_arguments(arguments: Sequence[str]) -> bool:

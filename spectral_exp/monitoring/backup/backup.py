@@ -117,7 +117,7 @@ class Backup(Component):
         require(retries >= 0, "retries", retries, "a whole number >= 0")
         require(pause_s >= 0, "pause_s", pause_s, "a number of seconds >= 0")
         self.paths = RunPaths(Path(experiment_dir).absolute())
-        self.url = None if url is None else normalize_url(url)
+        self.url = None if url is None else normalize_url(url, "url")
         self.timeout_s = timeout_s
         self.retries = retries
         self.pause_s = pause_s

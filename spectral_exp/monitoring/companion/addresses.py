@@ -17,7 +17,7 @@ from spectral_exp.core.errors import RunError, SettingError, UserError, explain_
 SETTING = "alerts"
 _WEBHOOK = "webhook:"
 _TIMEOUT_S = 15.0
-_ALLOWED = "a list of webhook:https://HOST/PATH, or of addresses of apprise, such as mailto://..."
+_ALLOWED = "webhook:https://HOST/PATH, or an address of apprise, such as mailto://..."
 
 
 def check_addresses(addresses: Sequence[str]) -> list[str]:
@@ -27,9 +27,9 @@ def check_addresses(addresses: Sequence[str]) -> list[str]:
         SettingError: one is no address.
         UserError: apprise is missing.
     """
-    unique = list(dict.fromkeys(map(str, addresses)))
-    for number, address in enumerate(unique, start=1):
-        setting = f"{SETTING}[{number}]"
+    texts = list(map(str, addresses))
+    for index, address in enumerate(texts):
+        setting = f"{SETTING}[{index}]"
         if address.startswith(_WEBHOOK):
             _check_webhook(setting, address)
             continue
@@ -42,7 +42,7 @@ def check_addresses(addresses: Sequence[str]) -> list[str]:
                 f"{setting}: apprise does not know the address {_kind(address)}://...; "
                 "https://appriseit.com/services lists all"
             )
-    return unique
+    return list(dict.fromkeys(texts))
 
 
 def describe_address(address: str) -> str:

@@ -60,8 +60,12 @@ class Target:
         return self.kind == "trackio" or (self.kind == "tensorboard" and not self.where)
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, setting: str = SETTING) -> Target:
     """Return the tracker that a text names.
+
+    Args:
+        text: as typed.
+        setting: the setting or flag that holds it, for messages.
 
     Raises:
         SettingError: it names none, its library is missing, or it cannot be used on this machine.
@@ -69,25 +73,23 @@ def parse_target(text: str) -> Target:
     kind, _, where = str(text).partition(":")
     if kind not in _KINDS:
         allowed = "; ".join(example for _, example in _KINDS.values())
-        raise SettingError(
-            SETTING, redact_text(str(text)), f"a list of {allowed}{nearest(kind, _KINDS)}"
-        )
+        raise SettingError(setting, redact_text(str(text)), f"{allowed}{nearest(kind, _KINDS)}")
     target = Target(kind, where or _default_place(kind))
-    _check_place(target)
+    _check_place(target, setting)
     module, _ = _KINDS[kind]
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"{SETTING}={target} needs {module}, which is missing: {install(kind)}")
+        raise UserError(f"{setting}={target} needs {module}, which is missing: {install(kind)}")
     if kind == "wandb" and not _has_wandb_key():
         raise UserError(
-            f"{SETTING}={target} has no API key: run `wandb login`, set WANDB_API_KEY, or set "
+            f"{setting}={target} has no API key: run `wandb login`, set WANDB_API_KEY, or set "
             "WANDB_MODE=offline to keep the run on this machine"
         )
     return target
 
 
-def parse_targets(texts: Sequence[str]) -> list[Target]:
+def parse_targets(texts: Sequence[str], setting: str = SETTING) -> list[Target]:
     """Return the trackers of a setting, each once. Raises as `parse_target` does."""
-    return list(dict.fromkeys(map(parse_target, texts)))
+    return list(dict.fromkeys(parse_target(text, setting) for text in texts))
 
 
 def _default_place(kind: str) -> str:
@@ -96,7 +98,7 @@ def _default_place(kind: str) -> str:
     return "" if kind == "tensorboard" else DEFAULT_PROJECT
 
 
-def _check_place(target: Target) -> None:
+def _check_place(target: Target, setting: str) -> None:
     where = target.where
     place = urllib.parse.urlsplit(where)
     is_allowed = {
@@ -107,7 +109,7 @@ def _check_place(target: Target) -> None:
         "trackio": re.fullmatch(_NAME, where, re.ASCII) is not None,
     }
     if not is_allowed[target.kind]:
-        raise SettingError(SETTING, target, _KINDS[target.kind][1])
+        raise SettingError(setting, target, _KINDS[target.kind][1])
 
 
 def split_wandb(where: str) -> tuple[str | None, str]:

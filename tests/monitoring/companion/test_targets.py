@@ -39,7 +39,7 @@ def test_trackers_by_name(text: str, kind: str, where: str) -> None:
     ("text", "problem"),
     [
         ("tensorbord", "did you mean tensorboard"),
-        ("", "mirrors= must be a list of tensorboard"),
+        ("", "mirrors= must be tensorboard or tensorboard:FOLDER"),
         ("tensorboard:s3://bucket", "tensorboard:FOLDER"),
         ("wandb:a/b/c", "wandb:ENTITY/PROJECT"),
         ("wandb:a b", "wandb:ENTITY/PROJECT"),
@@ -52,6 +52,11 @@ def test_trackers_by_name(text: str, kind: str, where: str) -> None:
 def test_what_is_no_tracker_is_refused_with_what_is(text: str, problem: str) -> None:
     with pytest.raises(SettingError, match=problem):
         parse_target(text)
+
+
+def test_a_wrong_tracker_is_reported_under_the_name_of_its_flag() -> None:
+    with pytest.raises(SettingError, match=r"^--to=foo must be tensorboard or"):
+        parse_targets(["tensorboard", "foo"], "--to")
 
 
 def test_a_missing_library_or_key_is_refused_with_its_remedy(
@@ -88,8 +93,8 @@ def test_a_text_in_place_of_a_list_is_refused(tmp_path: Path, setting: str) -> N
     "address", ["webhook:ftp://x", "webhook:", "webhook:http://", "webhook:http://x:y", "hook.com"]
 )
 def test_what_is_no_address_is_refused_without_its_secret(address: str) -> None:
-    with pytest.raises(SettingError, match=r"^alerts\[2\]=\S* must be a list of webhook:") as error:
-        check_addresses(["webhook:https://host/secret", address])
+    with pytest.raises(SettingError, match=r"^alerts\[2\]=\S* must be webhook:") as error:
+        check_addresses(["webhook:https://host/secret", "webhook:https://host/secret", address])
     assert "host/secret" not in str(error.value)
 
 
