@@ -285,7 +285,7 @@ MISTAKES = [
     ),
     (["tokenizer=char", "training.sample_prompt=~"], "~"),
     (["seed=99999999999999999999999"], "must be >= 0 and < 2^63"),
-    (["outputs="], "outputs='' must be a folder"),
+    (["outputs="], "outputs= has no value"),
     (["training=null"], "choose an option by its name"),
     (["model.attention=null"], "model.attention=null must be a group"),
     (["match=foo"], "match=foo does not exist; choose from classic, none"),
