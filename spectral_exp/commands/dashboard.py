@@ -25,10 +25,8 @@ from spectral_exp.runs.output_file import refuse_loss, write_output
 DEFAULT_PORT = 6070
 
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_LOCAL_HOST = "127.0.0.1"
 _ALL_INTERFACES = ("0.0.0.0", "::", "")
-
-
-LOCAL_HOST = "127.0.0.1"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        default=LOCAL_HOST,
+        default=_LOCAL_HOST,
         help="interface to listen on (default: 127.0.0.1, this machine only)",
     )
     parser.add_argument(
@@ -107,7 +105,7 @@ def _refuse_serving(options: argparse.Namespace) -> None:
     """Raise a UserError for an option of the server beside `--export`."""
     given = {
         "--port": options.port is not None,
-        "--host": options.host != LOCAL_HOST,
+        "--host": options.host != _LOCAL_HOST,
         "--socket": options.socket is not None,
         "--allow-host": options.allow_host,
         "--edit": options.edit,
