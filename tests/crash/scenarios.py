@@ -106,7 +106,8 @@ def described(root: Path, steps: int) -> str:
         return f"no checkpoint of step {steps}: {None if state is None else state['step']}"
     for name in ("timestamp", "config"):
         del state[name]
-    state.pop("usage", None)  # seconds
+    for seconds in ("usage", "speed_measured_at"):
+        state.pop(seconds, None)
     if "train_state" in state:
         del state["train_state"]["train_s"]
     digest = hashlib.sha256()
