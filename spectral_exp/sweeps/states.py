@@ -11,7 +11,9 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.lock import is_running
+from spectral_exp.runs.overrides import flatten
 from spectral_exp.runs.record import read_config, read_results
+from spectral_exp.runs.renamed import left_out_defaults
 from spectral_exp.runs.status import BROKEN, DONE
 from spectral_exp.sweeps.names import identity, job_key, key_of_folder
 
@@ -73,5 +75,8 @@ def _is_itself(paths: RunPaths, defaults: Mapping[str, Any]) -> bool:
     except UserError:
         return False
     removed = [o for o in record.get("overrides", ()) if o.startswith("~")]
-    key = job_key(identity(record.get("config", {})), defaults, removed)
-    return key == key_of_folder(paths.root.name)
+    settings = dict(flatten(record.get("config", {})))
+    # Reading has left out settings with their defaults, which older records lack.
+    whole = left_out_defaults(settings) | settings
+    keys = {job_key(identity(one), defaults, removed) for one in (settings, whole)}
+    return key_of_folder(paths.root.name) in keys

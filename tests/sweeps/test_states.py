@@ -11,6 +11,7 @@ from spectral_exp.runs.record import read_config
 from spectral_exp.sweeps.names import identity, job_key
 from spectral_exp.sweeps.states import read_state
 from spectral_exp.sweeps.status import find_sweep, read_status, render_status
+from tests.conftest import compose
 from tests.results.made_runs import make_run
 
 
@@ -40,6 +41,16 @@ def test_the_state_comes_from_the_run(status: str | None, state: str, tmp_path: 
     with RunLock(run):
         assert read_state(run, {}).state == "running"
     assert bool(read_state(run).attempt) == (state == "failed")
+
+
+def test_a_job_with_settings_that_have_their_defaults_is_done(tmp_path: Path) -> None:
+    """Reading a record leaves them out, and the plan of a sweep has them."""
+    config = compose("+experiment=classic_rotary", "match=phasor")
+    made = make_run(tmp_path, "wave", 1, status="completed")
+    file = RunPaths(made).config_file
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"config": config}))
+    run = made.rename(tmp_path / f"rotary_seed1_{job_key(identity(config), {})}")
+    assert read_state(run, {}).state == "done"
 
 
 def test_damage_costs_no_job(tmp_path: Path) -> None:
