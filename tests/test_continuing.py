@@ -372,6 +372,7 @@ EXAMPLES = settings(
 @EXAMPLES
 @given(TEXT.filter(lambda text: text != "???"))  # which stands for a missing value
 @example("\\\\${a}\\'")
+@example("\\\n")
 def test_quoted_text_is_read_back_unchanged(text: str) -> None:
     assert text_of(f"name={quote(text)}") == text
 

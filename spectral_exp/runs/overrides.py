@@ -121,5 +121,5 @@ def quote(value: str) -> str:
 def in_quotes(value: str) -> str:
     """Return `value` in single quotes; interpolations in it stay active."""
     # Inside quotes a backslash is special only before a quote.
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", value)
+    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
     return "'" + doubled.replace("'", "\\'") + "'"
