@@ -40,7 +40,6 @@ from spectral_exp.config.command_line import (
     CommandLine,
     Job,
     describe,
-    describe_yaml,
     help_text,
     list_changed_settings,
     quote,
@@ -337,10 +336,8 @@ def _exit_code(error: Exception, signal_number: int | None) -> int:
     elif isinstance(error, RunError):  # outside of a job: the processes cannot meet
         _print_problems(str(error))
         return 1
-    elif isinstance(error, HydraException):
+    elif isinstance(error, HydraException | yaml.YAMLError):
         _print_problems(describe(error))
-    elif isinstance(error, yaml.YAMLError):  # --cfg and --info, which Hydra answers
-        _print_problems(describe_yaml(error))
     elif isinstance(error, RecursionError):
         # It comes from composing the settings: in a job it would be a JobError.
         _print_problems(

@@ -350,10 +350,8 @@ def match_groups(
         },
     }
     matches = {name: found[name].is_same for name in QUANTITIES}
-    is_equal, ended_before = False, list[Run]()
-    if budget is not None and budget.kind in {"seconds", "flops"}:
-        ended_before = [run for run in (*a, *b) if not run.has_used(budget)]
-        is_equal = not ended_before
+    sets_use = budget is not None and budget.kind in {"seconds", "flops"}
+    unused = _unused_budget((*a, *b), budget) if budget is not None and sets_use else []
     warnings = [
         Finding(
             name,
@@ -363,18 +361,9 @@ def match_groups(
         )
         for name in QUANTITIES
         if (found[name].is_same is False or found[name].heading)
-        and _matters(name, metric, is_budget_equal=is_equal)
+        and _matters(name, metric, is_budget_equal=sets_use and not unused)
     ]
-    if budget is not None and ended_before:
-        warnings.append(
-            finding(
-                "unused budget",
-                "{n} of {all} runs ended before {budget}",
-                n=measurement(len(ended_before), "steps", ended_before, COUNT),
-                all=measurement(len(a) + len(b), "steps", (*a, *b), COUNT),
-                budget=budget.words,
-            )
-        )
+    warnings += unused
     if budget is not None:
         planned = _numbers(both, "planned_steps", lambda run: run.planned_steps, 0.0)
         if planned.is_same is False:
@@ -383,6 +372,22 @@ def match_groups(
             words = {"budget": budget.words, **planned.values}
             warnings.append(Finding("schedule", heading, f"{planned.detail} steps", words))
     return matches, warnings
+
+
+def _unused_budget(runs: Sequence[Run], budget: Budget) -> list[Finding]:
+    """Return a finding if some runs ended before the budget."""
+    ended = [run for run in runs if not run.has_used(budget)]
+    if not ended:
+        return []
+    return [
+        finding(
+            "unused budget",
+            "{n} of {all} runs ended before {budget}",
+            n=measurement(len(ended), "steps", ended, COUNT),
+            all=measurement(len(runs), "steps", runs, COUNT),
+            budget=budget.words,
+        )
+    ]
 
 
 def _heading(name: str) -> str:

@@ -18,7 +18,6 @@ from spectral_exp.config.command_line.grammar import text_of as text_of
 from spectral_exp.config.command_line.groups import help_text as help_text
 from spectral_exp.config.command_line.hydra_errors import as_user_errors as as_user_errors
 from spectral_exp.config.command_line.hydra_errors import describe as describe
-from spectral_exp.config.command_line.hydra_errors import describe_yaml as describe_yaml
 from spectral_exp.config.command_line.hydra_folder import (
     write_hydra_folder as write_hydra_folder,
 )

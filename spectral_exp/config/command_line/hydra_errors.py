@@ -36,12 +36,14 @@ def as_user_errors() -> Iterator[None]:
 
 
 def describe(error: Exception, overrides: Sequence[str] = ()) -> str:
-    """Return one line for an error of Hydra or OmegaConf.
+    """Return one line for an error of Hydra, OmegaConf or YAML.
 
     Args:
         error: the error.
         overrides: those that were composed, if they are known.
     """
+    if isinstance(error, yaml.YAMLError):
+        return _describe_yaml(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         if error.options:
             suggestions = Suggestions((), read_options())
@@ -66,7 +68,7 @@ def describe(error: Exception, overrides: Sequence[str] = ()) -> str:
     return " ".join(line for line in kept if line)
 
 
-def describe_yaml(error: yaml.YAMLError) -> str:
+def _describe_yaml(error: yaml.YAMLError) -> str:
     """Return one line for a configuration file that is not YAML, with its place in the file."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark

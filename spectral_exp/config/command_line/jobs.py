@@ -29,7 +29,6 @@ from omegaconf.errors import OmegaConfBaseException
 from spectral_exp.config.command_line.hydra_errors import (
     describe,
     describe_unreadable,
-    describe_yaml,
 )
 from spectral_exp.config.command_line.options import read_options
 from spectral_exp.config.command_line.suggestions import Suggestions
@@ -183,10 +182,8 @@ def _compose(
             config = hydra.compose(config_name, remaining, return_hydra_config=True)
         except OverrideParseException as error:
             return None, [describe_unreadable(error)]
-        except MissingConfigException as error:
+        except (MissingConfigException, yaml.YAMLError) as error:
             return None, [describe(error)]
-        except yaml.YAMLError as error:
-            return None, [describe_yaml(error)]
         except ConfigCompositionException as error:
             match = re.match(r"Could not override '([^']+)'", str(error))
             key = match.group(1).split("@")[0] if match else ""
