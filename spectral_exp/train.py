@@ -54,7 +54,7 @@ from spectral_exp.core.display import print_error, protect_output
 from spectral_exp.core.errors import DivergedError, Interrupted, JobError, RunError, UserError
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import die_with_parent
-from spectral_exp.core.signals import StopRequest, unblock_signals
+from spectral_exp.core.signals import StopRequest, restore_interruption, unblock_signals
 from spectral_exp.distributed.settings import DistributedSettings
 from spectral_exp.distributed.world import (
     LAUNCHED,
@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 if is_launched:
                     unblock_signals()
-                code = _run(sys.argv[1:] if arguments is None else arguments, stop)
+                with restore_interruption():
+                    code = _run(sys.argv[1:] if arguments is None else arguments, stop)
             finally:
                 stop.settle()  # a signal must not interrupt the message about the end
         except Interrupted as error:
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             code = 128 + signal.SIGINT
         except Exception as error:
-            code = _exit_code(error, stop.signal_number)
+            code = _exit_code(error)
         if arguments is None:
             stop.finish()
         return code
@@ -297,7 +298,7 @@ def _run_member(command: CommandLine, rendezvous: Rendezvous) -> None:
     root = find_shared_run(rendezvous)
     with log_to(layout.RunPaths(root).rank_log(rendezvous.world.rank)):
         try:
-            with build_member(config, rendezvous) as runner:
+            with restore_interruption(), build_member(config, rendezvous) as runner:
                 runner.run()
         except (UserError, RunError) as error:
             log.error("error: %s", error)
@@ -323,14 +324,11 @@ def _require_working_directory() -> None:
         ) from error
 
 
-def _exit_code(error: Exception, signal_number: int | None) -> int:
+def _exit_code(error: Exception) -> int:
     """Print an error and return its exit code; raise the error if it is a defect."""
     if isinstance(error, JobError):
         _print_problems(str(error))
         return error.exit_code
-    if signal_number is not None:
-        # A library may turn `Interrupted` into another error.
-        return 128 + signal_number
     if isinstance(error, UserError):
         _print_problems(str(error))
     elif isinstance(error, RunError):  # outside of a job: the processes cannot meet
@@ -431,16 +429,18 @@ def run_job(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     search = search_arguments(job)
     overrides = resolve_overrides(job, plain)
     try:
-        changed = list_changed_settings(job, plain)
-        why_prune = make_pruner(plain, run_dir, overrides)
-        with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
-            runner.validator.why_prune = why_prune
-            write_hydra_folder(config, run_dir)
-            log.info("run directory: %s", shown)
-            try:
-                runner.run()
-            finally:
-                log.info("%s", summary(_relative(run_dir), search, runner.results.missing_because))
+        with restore_interruption():
+            changed = list_changed_settings(job, plain)
+            why_prune = make_pruner(plain, run_dir, overrides)
+            with build(plain, run_dir, overrides, search, changed, rendezvous) as runner:
+                runner.validator.why_prune = why_prune
+                write_hydra_folder(config, run_dir)
+                log.info("run directory: %s", shown)
+                try:
+                    runner.run()
+                finally:
+                    missing = runner.results.missing_because
+                    log.info("%s", summary(_relative(run_dir), search, missing))
     except RunInUseError as error:  # not logged, because the log belongs to the other process
         raise JobError(f"{shown}: {error}", "busy") from error
     except UserError as error:

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,16 @@ def attempts(seed: int) -> dict[str, Any]:
             code, was_sent = start(run, names, draw.uniform(0.0, whole_s), draw.uniform(0.0, 0.02))
             sent += was_sent
             # A process that has not begun, or has done everything, is ended by the system itself.
+            # The second of two signals is received first if it comes during the handler of the
+            # first.
             numbers = [getattr(signal, name) for name in names]
-            if code not in (0, 128 + numbers[0], *(-n for n in numbers)):
-                wrong.append(f"{run}: exit code {code} after {names}")
+            if code not in (0, *(128 + n for n in numbers), *(-n for n in numbers)):
+                wrong.append(f"{run}: exit code {code} after {names}: {last_output(run)}")
             if code == 0:
                 break
         code, _ = start(run)
         if code != 0:
-            wrong.append(f"{run}: exit code {code} at the end")
+            wrong.append(f"{run}: exit code {code} at the end: {last_output(run)}")
         elif state(Path(run)) != expected:
             wrong.append(f"{run}: another end")
     return {"signals": sent, "wrong": wrong}
@@ -121,8 +124,15 @@ def train(run: str) -> None:
             os.dup2(out.fileno(), 2)
         sys.argv[1:] = command(run)
         code = main()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
+
+
+def last_output(run: str) -> str:
+    return Path(f"{run}.out").read_text()[-2000:]
 
 
 def state(run: Path) -> list[Any]:

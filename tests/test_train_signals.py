@@ -231,6 +231,25 @@ def test_a_signal_during_a_git_command_stops_before_anything_is_recorded(tmp_pat
     assert not (tmp_path / "run/config.json").exists()
 
 
+def test_a_signal_that_a_library_turns_into_another_error_is_no_failure_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """OmegaConf does that where a signal interrupts it while it restores its flags."""
+
+    def interrupted(*arguments: Any) -> list[str]:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            raise AttributeError("no parent")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spectral_exp.train.list_changed_settings", interrupted)
+        code = main(["+experiment=wave", *TINY, NO_PLOTS, f"hydra.run.dir={tmp_path}/run"])
+    assert code == 128 + signal.SIGHUP
+    assert capfd.readouterr().err.splitlines() == ["stopped by SIGHUP"]
+    assert main(["+experiment=wave", *TINY, NO_PLOTS, f"hydra.run.dir={tmp_path}/run"]) == 0
+
+
 @pytest.mark.slow
 def test_a_signal_that_is_not_among_the_chosen_ones_has_its_ordinary_effect(tmp_path: Path) -> None:
     with started(tmp_path / "run", "training.stop_signals=[SIGTERM]") as process:

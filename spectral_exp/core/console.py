@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol, TextIO
 from spectral_exp.core.display import colorize, give_up, is_terminal, print_error
 from spectral_exp.core.errors import Interrupted, RunError, SettingError, UserError
 from spectral_exp.core.foreign_text import printable
-from spectral_exp.core.signals import StopRequest
+from spectral_exp.core.signals import StopRequest, restore_interruption
 
 READER_GONE = 128 + signal.SIGPIPE
 """Exit code of a command whose output lost its reader, as a shell reports SIGPIPE."""
@@ -59,17 +59,10 @@ def command(
             sys.stdout.reconfigure(errors="backslashreplace")
         with StopRequest(immediate=True) as stop:
             try:
-                code = exit_code(lambda: _run(build_parser(), run, arguments))
+                code = exit_code(lambda: _run(build_parser, run, arguments))
             except Interrupted as error:
                 print_error(f"stopped by {signal.Signals(error.signal_number).name}")
                 code = error.exit_code
-            except Exception:
-                # `Interrupted`, raised inside of an import or a library, may come out as another
-                # error.
-                if stop.signal_number is None:
-                    raise
-                print_error(f"stopped by {signal.Signals(stop.signal_number).name}")
-                code = 128 + stop.signal_number
             if arguments is None:
                 stop.finish()  # the process is about to end
         return code
@@ -78,19 +71,21 @@ def command(
 
 
 def _run(
-    parser: argparse.ArgumentParser,
+    build_parser: Callable[[], argparse.ArgumentParser],
     run: Callable[[argparse.Namespace], int],
     arguments: list[str] | None,
 ) -> int:
     """Parse the arguments and call `run`; a SettingError names a flag as users type it."""
-    options = parser.parse_args(arguments)
-    try:
-        return run(options)
-    except SettingError as error:
-        flag = f"--{error.setting.replace('_', '-')}"
-        if flag not in _flags(parser):
-            raise
-        raise error.as_flag(flag) from error
+    with restore_interruption():
+        parser = build_parser()
+        options = parser.parse_args(arguments)
+        try:
+            return run(options)
+        except SettingError as error:
+            flag = f"--{error.setting.replace('_', '-')}"
+            if flag not in _flags(parser):
+                raise
+            raise error.as_flag(flag) from error
 
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:

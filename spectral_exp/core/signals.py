@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from spectral_exp.core.errors import Interrupted
+from spectral_exp.core.errors import Interrupted, JobError, RunError
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
 """Signals that stop a process by default, beside SIGINT; a platform may lack some of them."""
@@ -49,6 +49,8 @@ class StopRequest:
     Attributes:
         signal_number: the first signal received, or None.
         has_raised: whether that signal raised `Interrupted` here at once, without a message.
+        raised_number: the last signal that raised `Interrupted` in this block or one inside it, or
+            None.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class StopRequest:
     ) -> None:
         self.signal_number: int | None = None
         self.has_raised = False
+        self.raised_number: int | None = None
         self._numbers = {
             signal.SIGINT,
             *(getattr(signal, name) for name in names if hasattr(signal, name)),
@@ -151,7 +154,7 @@ class StopRequest:
                 block._urgent_at_s = now_s
             block = block._outer
         if is_repeated and not self._is_worker:
-            raise Interrupted(number)
+            raise self._interruption(number)
         if not is_first or self._is_settled:
             return
         name = signal.Signals(number).name
@@ -161,9 +164,17 @@ class StopRequest:
             )
         elif self._immediate:
             self.has_raised = True
-            raise Interrupted(number)
+            raise self._interruption(number)
         elif not self._is_worker:
             self._print(f"{name}: finishing this step, then saving; once more to stop at once")
+
+    def _interruption(self, number: int) -> Interrupted:
+        """Return the error to raise for signal `number`, and record it in all blocks."""
+        block: StopRequest | None = self
+        while block is not None:
+            block.raised_number = number
+            block = block._outer
+        return Interrupted(number)
 
     def _print(self, message: str) -> None:
         """Write to the descriptor, since the signal may have interrupted a buffered write.
@@ -176,6 +187,23 @@ class StopRequest:
         with contextlib.suppress(OSError, ValueError):
             if os.name != "posix" or select.select([], [2], [], 0)[1]:
                 os.write(2, f"\n{message}\n".encode())
+
+
+@contextlib.contextmanager
+def restore_interruption() -> Iterator[None]:
+    """Raise `Interrupted` where a library has turned the one of a signal into another error.
+
+    A signal may come at any instruction. Cleaning up what it has interrupted, or called from C++, a
+    library then raises an error of its own. A `RunError` stays: it names what could not be saved.
+    """
+    try:
+        yield
+    except (RunError, JobError):
+        raise
+    except Exception as error:
+        if _current is None or _current.raised_number is None:
+            raise
+        raise Interrupted(_current.raised_number) from error
 
 
 def end_at_ctrl_c() -> None:

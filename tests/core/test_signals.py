@@ -9,8 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from spectral_exp.core.errors import Interrupted
-from spectral_exp.core.signals import CATCHABLE, STOP_SIGNALS, StopRequest
+from spectral_exp.core.errors import Interrupted, RunError, UserError
+from spectral_exp.core.signals import (
+    CATCHABLE,
+    STOP_SIGNALS,
+    StopRequest,
+    restore_interruption,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no signals of this kind")
 
@@ -129,6 +134,52 @@ def test_a_request_that_some_library_swallowed_reaches_the_next_block() -> None:
             send(signal.SIGTERM)
         with StopRequest() as stop:
             assert stop.signal_number == signal.SIGTERM
+
+
+def clean_up_badly(error: Exception) -> None:
+    """Raise `error` as a library does whose state a signal has left half changed."""
+    try:
+        send(signal.SIGTERM)
+    finally:
+        raise error
+
+
+@pytest.mark.parametrize("error", [AttributeError("no parent"), UserError("cannot build")], ids=str)
+def test_an_interruption_that_a_library_has_turned_into_another_error_comes_back(
+    error: Exception,
+) -> None:
+    with StopRequest(immediate=True), pytest.raises(Interrupted) as raised, restore_interruption():
+        clean_up_badly(error)
+    assert raised.value.signal_number == signal.SIGTERM
+    assert raised.value.__cause__ is error
+
+
+def test_a_second_signal_in_an_inner_block_is_an_interruption_too(clock: Clock) -> None:
+    with StopRequest(immediate=True), pytest.raises(Interrupted), restore_interruption():
+        interrupt_twice(clock)
+
+
+def interrupt_twice(clock: Clock) -> None:
+    with StopRequest():
+        send(signal.SIGINT)
+        clock.now_s += 1
+        clean_up_badly(KeyError("no parent"))
+
+
+def test_what_could_not_be_saved_is_not_hidden_by_the_interruption() -> None:
+    with StopRequest(immediate=True), pytest.raises(RunError), restore_interruption():
+        clean_up_badly(RunError("the last state was not saved"))
+
+
+@pytest.mark.parametrize("immediate", [False, True])
+def test_an_error_after_no_signal_or_a_noted_one_stays_what_it_is(immediate: bool) -> None:
+    with StopRequest(immediate=immediate):
+        if not immediate:
+            send(signal.SIGTERM)  # nothing is raised
+        with pytest.raises(KeyError), restore_interruption():
+            raise KeyError("step")
+    with pytest.raises(KeyError), restore_interruption():
+        raise KeyError("step")
 
 
 def test_the_outer_block_receives_the_signals_of_the_inner_one(clock: Clock) -> None:
