@@ -55,12 +55,18 @@ from spectral_exp.core.errors import DivergedError, Interrupted, JobError, RunEr
 from spectral_exp.core.foreign_text import printable
 from spectral_exp.core.parent import die_with_parent
 from spectral_exp.core.signals import StopRequest, restore_interruption, unblock_signals
-from spectral_exp.distributed.settings import DistributedSettings
+from spectral_exp.distributed.settings import (
+    DistributedSettings,
+    can_divide_step,
+    number_of_processes,
+)
 from spectral_exp.distributed.world import (
     LAUNCHED,
     SINGLE,
     World,
     address_from_environment,
+    end_process,
+    is_one_of_several,
     is_under_torchrun,
     world_from_environment,
 )
@@ -113,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
             code = _exit_code(error)
         if arguments is None:
             stop.finish()
+            if is_one_of_several():
+                end_process(code)
         return code
 
 
@@ -152,11 +160,11 @@ def _run(arguments: list[str], stop: StopRequest) -> int:
 
 def _run_alone(command: CommandLine, job: Job) -> int:
     """Run a job that is no part of a sweep, on one process or several; return the exit code."""
-    size = _number_of_processes(job.config)
+    size = number_of_processes(job.config)
     if size == 1:
         _run_by_hydra(_check(command, job), run_job)
         return 0
-    if not _can_divide_step(job.config, size):
+    if not can_divide_step(job.config, size):
         _check(command, job)
     with _launch_processes(size, job.config, command.arguments) as launcher:
         launcher.run(_check(command, job).to_json())
@@ -181,7 +189,7 @@ def prepare_run(arguments: list[str]) -> tuple[Path, Callable[[], None]]:
     checked = _check(command, job)
     (named,) = checked.compose()
     place = (str(named.config["outputs"]), str(named.config["experiment_id"]))
-    size = _number_of_processes(job.config)
+    size = number_of_processes(job.config)
 
     def run_it() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -193,23 +201,6 @@ def prepare_run(arguments: list[str]) -> tuple[Path, Callable[[], None]]:
                 launcher.run(checked.to_json())
 
     return named.run_dir or Path(*place), run_it
-
-
-def _number_of_processes(config: Mapping[str, Any]) -> int:
-    """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
-    settings = config.get("distributed")
-    size = settings.get("nproc") if isinstance(settings, Mapping) else None
-    return size if isinstance(size, int) and size > 1 else 1
-
-
-def _can_divide_step(config: Mapping[str, Any], size: int) -> bool:
-    """Return whether `size` processes may share a step.
-
-    Otherwise the run is refused, before a misspelt number starts a thousand processes.
-    """
-    training = config.get("training")
-    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
-    return isinstance(count, int) and count % size == 0
 
 
 @contextmanager
@@ -370,7 +361,7 @@ def _check(command: CommandLine, job: Job, world: World = SINGLE) -> CommandLine
     from spectral_exp.config.build import check
 
     if world == SINGLE:
-        size = _number_of_processes(job.config)
+        size = number_of_processes(job.config)
         world = World(size=size, local_size=size)
     problems = check(job.config, job.run_dir, command.arguments, world)
     sampler = (job.config.get("search") or {}).get("sampler")
@@ -477,12 +468,12 @@ def _run_job_or_launch(config: DictConfig) -> None:
     """
     job = HydraConfig.get()
     plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
-    size = _number_of_processes(plain)
+    size = number_of_processes(plain)
     if size == 1:
         run_job(config)
         return
     run_dir = Path(job.runtime.output_dir)
-    if not _can_divide_step(plain, size):
+    if not can_divide_step(plain, size):
         from spectral_exp.config.build import check
 
         problems = check(plain, run_dir, world=World(size=size, local_size=size))

@@ -198,7 +198,7 @@ def main(arguments: Sequence[str]) -> None:
     from spectral_exp.config.build import build, build_member
     from spectral_exp.config.command_line import CommandLine
     from spectral_exp.distributed.rendezvous import Rendezvous
-    from spectral_exp.distributed.world import Address, World
+    from spectral_exp.distributed.world import Address, World, end_process
 
     rank, port, blocks = int(arguments[0]), int(arguments[1]), int(arguments[3])
     torch.set_num_threads(1)
@@ -226,8 +226,9 @@ def main(arguments: Sequence[str]) -> None:
                 if block:
                     taken[name].append(1e3 * statistics.mean(seconds))
         rendezvous.meet("measured")
-    print(json.dumps(taken), flush=True)
+    print(json.dumps(taken))
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from spectral_exp.core.errors import SettingError, require
 from spectral_exp.distributed.world import World
@@ -107,3 +108,20 @@ def refuse_indivisible(size: int, grad_accum_steps: int, batch_size: int) -> Non
         "computes whole micro-batches",
         remedy,
     )
+
+
+def number_of_processes(config: Mapping[str, Any]) -> int:
+    """Return `distributed.nproc` if it is a number; other values are reported by the checks."""
+    settings = config.get("distributed")
+    size = settings.get("nproc") if isinstance(settings, Mapping) else None
+    return size if isinstance(size, int) and size > 1 else 1
+
+
+def can_divide_step(config: Mapping[str, Any], size: int) -> bool:
+    """Return whether `size` processes may share a step.
+
+    Otherwise the run is refused, before a misspelt number starts a thousand processes.
+    """
+    training = config.get("training")
+    count = training.get("grad_accum_steps") if isinstance(training, Mapping) else None
+    return isinstance(count, int) and count % size == 0

@@ -1,12 +1,16 @@
-"""Which of several processes this one is."""
+"""Which of several processes this one is, and how such a process ends."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 from spectral_exp.core.errors import UserError
 
@@ -130,6 +134,29 @@ def address_from_environment(variables: Mapping[str, str] = os.environ) -> Addre
 def is_under_torchrun(variables: Mapping[str, str] = os.environ) -> bool:
     """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in variables
+
+
+def is_one_of_several(variables: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process was started as one of several, by torchrun or otherwise."""
+    try:
+        return world_from_environment(variables).size > 1
+    except UserError:  # reported before
+        return False
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process, one of several, with the exit code `code`.
+
+    A thread of gloo lets go of the tensors that it has sent some time after the operation that
+    sent them. If the interpreter is finalizing by then, the thread aborts the process: it needs the
+    interpreter's lock. Since torch may keep a process group beyond its destruction, nothing ends
+    these threads. So the interpreter is not finalized here.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, full, or None
+            stream.flush()
+    os._exit(code)
 
 
 def _slurm_host(variables: Mapping[str, str]) -> str:

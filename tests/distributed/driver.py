@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from omegaconf import OmegaConf
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from spectral_exp.config.build import build, build_member
 from spectral_exp.distributed.group import close_group
 from spectral_exp.distributed.rendezvous import Rendezvous
-from spectral_exp.distributed.world import Address, World
+from spectral_exp.distributed.world import Address, World, end_process
 from spectral_exp.training.runner import Runner
 from tests.conftest import NO_PLOTS, ROOT, TINY, compose
 
@@ -184,12 +184,14 @@ def problems(folder: Path, run: str) -> list[str]:
     return [file.read_text() for file in files]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> NoReturn:
     rank, size, port = map(int, arguments[:3])
     runs: list[Mapping[str, Any]] = json.loads(arguments[4])
     os.environ["OMP_NUM_THREADS"] = "1"
     world = World(rank=rank, size=size, local_rank=rank, local_size=size)
     train_as_rank(world, port, Path(arguments[3]), [Run(**run) for run in runs])
+    close_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

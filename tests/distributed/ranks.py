@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
 
+from spectral_exp.distributed.world import end_process
 from spectral_exp.losses import CrossEntropy
 from spectral_exp.models.attention import InterferenceAttention
 from spectral_exp.models.gpt import GPT, MLP
@@ -44,6 +45,7 @@ def _join(
         work(rank, folder, *arguments)
     finally:
         dist.destroy_process_group()
+    end_process(0)
 
 
 def small_model(*, tie_weights: bool = False, is_odd: bool = False) -> GPT:
