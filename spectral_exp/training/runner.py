@@ -21,7 +21,6 @@ from spectral_exp.core.errors import DivergedError, Interrupted, RunError
 from spectral_exp.core.signals import StopRequest
 from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring import Backup, CheckpointManager, ConfigTracker, MetricsLogger
-from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.monitoring.component import Observer
 from spectral_exp.monitoring.run_files import UnsyncedFiles
 from spectral_exp.monitoring.visualization.manager import TextSample, VisualizationManager
@@ -39,7 +38,8 @@ from spectral_exp.training.profiling import StepProfiler
 from spectral_exp.training.progress import Progress
 from spectral_exp.training.results import LAST_PLOTS, RunResults
 from spectral_exp.training.resume import load_newest_checkpoint, refuse_foreign_checkpoint
-from spectral_exp.training.seeding import process_settings, restore_rng_state, rng_state
+from spectral_exp.training.saved_state import SavedState
+from spectral_exp.training.seeding import process_settings
 from spectral_exp.training.settings import TrainingSettings as TrainingSettings
 from spectral_exp.training.speed import SpeedWatch
 from spectral_exp.training.state import StepReport, TrainState
@@ -130,6 +130,16 @@ class Runner:
             loss=self.loss,
             batches=self.batches,
             state=self.state,
+            ranks=self.ranks,
+        )
+        self._saved = SavedState(
+            config=self.config,
+            model=self.model,
+            optimizer=self.optimizer,
+            loss=self.loss,
+            state=self.state,
+            usage=self.usage,
+            stepper=self.stepper,
             ranks=self.ranks,
         )
         self.results = self._make_results()
@@ -368,7 +378,7 @@ class Runner:
         self.check_owner()
         if not self._divided.saves_shards:
             self._divided.collect(moments=True)
-        state = self._state_to_save(is_best)
+        state = self._saved.collect(is_best)
         with self.clock.measure("checkpoint"):
             if self._divided.saves_shards:
                 self._divided.save_shards(state, self.paths.root)
@@ -381,27 +391,12 @@ class Runner:
         if not checkpoint.enabled:
             return ""
         self.check_owner()
-        state = self._state_to_save(is_best=self.state.best_step == step)
+        state = self._saved.collect(is_best=self.state.best_step == step)
         with self.clock.measure("checkpoint"):
             # Shards have been saved before the other processes ended.
             if checkpoint.close() if self._divided.saves_shards else checkpoint.save_last(state):
                 return ""
         return describe_lost_steps(checkpoint, step)
-
-    def _state_to_save(self, is_best: bool) -> LiveState:
-        self.stepper.read_reports()
-        self.usage.flush()
-        state = self.state
-        extra = {
-            "train_state": state.state_dict(),
-            "usage": self.usage.state_dict(state.step, state.train_s),
-            "loss_state_dict": self.loss.state_dict(),
-            "rng_state": rng_state(),
-            "speed_measured_at": self.stepper.speed_measured_at,
-        }
-        return LiveState(
-            state.step, self.model, self.optimizer, state.loss_history, self.config, extra, is_best
-        )
 
     def _require_owner(self) -> None:
         """Raise OSError if the run is lost; the thread that writes checkpoints calls this."""
@@ -442,18 +437,11 @@ class Runner:
         if found is not None:
             if refuse_foreign:
                 refuse_foreign_checkpoint(found["step"], found["config"], self.config, self.paths)
-            self.ranks.load(found, self.model, self.optimizer)
-            self.loss.load_state_dict(found["loss_state_dict"])
-            self.state.load_state_dict(found["train_state"], found["loss_history"])
-            self.usage.load_state_dict(found.get("usage"), self.state.step, self.state.train_s)
+            self._saved.load(found)
             best = self.state.best_step
             if best is not None and self.paths.checkpoint_file(best).is_file():
                 # The process may have been killed between the save and its link.
                 self.checkpoint.mark_best(best)
-            restore_rng_state(found["rng_state"])
-            self.stepper.restart_speed()
-            if "speed_measured_at" in found:  # else the run was begun by an earlier version
-                self.stepper.speed_measured_at = found["speed_measured_at"]
             self.state.stopped_early = self.validator.is_out_of_patience()
             # The budget may be larger now. It ends a run only after a step, which is validated.
             self.state.is_out_of_time &= self.budget.has_reached_time(self.state.train_s)
