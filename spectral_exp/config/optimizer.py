@@ -59,14 +59,16 @@ def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.
 def _rename_rate(make: Constructor, node: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with `learning_rate` as `lr` if the optimizer calls it so, as torch does.
 
-    Recipes and the command line can then set `optimizer.learning_rate` of every optimizer.
+    Recipes, experiments and the command line can then set `optimizer.learning_rate` of every
+    optimizer, which replaces an `lr` of its own configuration file.
     """
     try:
         accepted = inspect.signature(ROLE.find(str(node.get("_target_")), make.packages)).parameters
     except (NotAPartError, ValueError):
         return node  # reported when the optimizer is built
-    if "learning_rate" not in accepted and "lr" in accepted and "lr" not in node:
-        return {"lr" if name == "learning_rate" else name: v for name, v in node.items()}
+    if "learning_rate" in node and "learning_rate" not in accepted and "lr" in accepted:
+        others = {name: value for name, value in node.items() if name != "learning_rate"}
+        return {**others, "lr": node["learning_rate"]}
     return node
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from spectral_exp.config.command_line import CommandLine
 from spectral_exp.config.construct import Constructor
-from spectral_exp.config.optimizer import make_optimizer
+from spectral_exp.config.optimizer import build_optimizer, make_optimizer
 from spectral_exp.config.parts import build_model
+from spectral_exp.core.errors import UserError
 
 OPTIMIZERS = {
     "spectral_exp.optim.build_adamw": {"weight_decay": 0.1},
@@ -58,8 +61,36 @@ def test_a_rate_of_torch_keeps_its_own_name_too() -> None:
     optimizer, problems = make("torch.optim.SGD", lr=0.25)
     assert problems == []
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
-    _, problems = make("torch.optim.SGD", lr=0.25, learning_rate=0.5)
-    assert "optimizer.learning_rate is not a setting" in problems[0]
+
+
+def test_the_rate_of_a_recipe_replaces_that_of_the_optimizer_under_either_name() -> None:
+    for settings in ({"learning_rate": 0.5}, {"lr": 0.25, "learning_rate": 0.5}):
+        optimizer, problems = make("torch.optim.SGD", **settings)
+        assert problems == []
+        assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    _, problems = make("spectral_exp.optim.build_adamw", lr=0.25, learning_rate=0.5)
+    assert "optimizer.lr is not a setting" in problems[0]
+
+
+def test_a_rate_that_a_recipe_replaces_is_refused_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/mine.yaml").write_text("_target_: torch.optim.AdamW\nlr: 0.25\n")
+
+    def rates(*overrides: str) -> list[float]:
+        """Return the rates of a step that training would make."""
+        command = ["--config-dir", str(tmp_path), "optimizer=mine", "data=markov", *overrides]
+        (job,) = CommandLine.parse(command).compose()
+        optimizer = build_optimizer(job.config, model())
+        return sorted({group["lr"] for group in optimizer.param_groups})
+
+    recipe = "+recipe=nanogpt_cpu"
+    assert rates() == [0.25]
+    assert rates("optimizer.lr=0.5") == [0.5]
+    assert rates(recipe) == [1e-3]
+    assert rates(recipe, "optimizer.learning_rate=0.5") == [0.5]
+    assert rates(recipe, "optimizer.lr=0.5", "~optimizer.learning_rate") == [0.5]
+    with pytest.raises(UserError, match=r"^optimizer\.lr=0\.5: optimizer\.learning_rate=0\.001"):
+        rates(recipe, "optimizer.lr=0.5")
 
 
 @pytest.mark.parametrize(

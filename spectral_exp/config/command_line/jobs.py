@@ -197,11 +197,26 @@ def _compose(
             given = " ".join(remaining)
             hint = "choose an option by its name (see --help)"
             return None, [f"{given}: {describe(error)}; {hint}"]
+    mistakes += _describe_two_rates(config, remaining)
     added = _added_at_top(remaining, config_dir)
     if unknown or added:
         suggestions = _suggest(config, config_dir, without={_top(one) for one in added})
         mistakes += [_describe_unknown(override, suggestions) for override in unknown + added]
     return config, mistakes
+
+
+def _describe_two_rates(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Return the mistake of setting `optimizer.lr` where `optimizer.learning_rate` replaces it."""
+    optimizer = config.get("optimizer")
+    if not isinstance(optimizer, DictConfig) or not {"lr", "learning_rate"} <= optimizer.keys():
+        return []
+    rate = optimizer._get_node("learning_rate")
+    return [
+        f"{one}: optimizer.learning_rate={rate}, which a recipe or an experiment sets, is used "
+        f"instead; write optimizer.learning_rate={one.partition('=')[2]}"
+        for one in overrides
+        if setting_of(one) == "optimizer.lr"
+    ]
 
 
 def _suggest(
