@@ -24,13 +24,8 @@ from spectral_exp.dashboard.details import diff_answer, run_details, spectrum_an
 from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export import export_view
 from spectral_exp.dashboard.group_curves import load_group_curves
-from spectral_exp.dashboard.groups import (
-    Comparisons,
-    choose_groups,
-    compare_command,
-    comparison_answer,
-    groups_answer,
-)
+from spectral_exp.dashboard.group_tables import compare_command, comparison_answer, groups_answer
+from spectral_exp.dashboard.groups import Comparisons, choose_groups
 from spectral_exp.dashboard.identity import short_hash
 from spectral_exp.dashboard.library import Library, UnknownRunError
 from spectral_exp.dashboard.page_files import page_file

@@ -15,7 +15,7 @@ from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.dashboard.certificate import certificate_text
 from spectral_exp.dashboard.curves import describe_metric
 from spectral_exp.dashboard.evaluations import evaluations_answer
-from spectral_exp.dashboard.groups import metric_names
+from spectral_exp.dashboard.group_tables import metric_names
 from spectral_exp.dashboard.log_window import log_files
 from spectral_exp.dashboard.rows import Row, finite, marks_values
 from spectral_exp.dashboard.run_files import (

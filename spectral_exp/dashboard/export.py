@@ -24,13 +24,14 @@ from spectral_exp.dashboard.drawing import Drawer
 from spectral_exp.dashboard.export_comparison import MAX_GROUPS, ExportedComparison
 from spectral_exp.dashboard.export_run import answers_with_files, details_without_files
 from spectral_exp.dashboard.group_curves import load_group_curves
-from spectral_exp.dashboard.groups import Answer, Comparisons, groups_answer
+from spectral_exp.dashboard.group_tables import groups_answer
+from spectral_exp.dashboard.groups import Answer, Comparisons
 from spectral_exp.dashboard.identity import run_key
 from spectral_exp.dashboard.library import Library
 from spectral_exp.dashboard.query import Query, View
-from spectral_exp.dashboard.run_files import PNG_SIGNATURE
 from spectral_exp.dashboard.system_curves import exported_system
 from spectral_exp.results.group import Group
+from spectral_exp.runs.plot_files import PNG_SIGNATURE
 
 MAX_RUNS = 100
 """Runs whose curves and details go into a file; the table has all."""

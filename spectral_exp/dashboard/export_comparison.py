@@ -16,7 +16,8 @@ from spectral_exp.dashboard.answers import json_bytes
 from spectral_exp.dashboard.details import diff_answer
 from spectral_exp.dashboard.differences import difference_over_steps
 from spectral_exp.dashboard.drawing import Drawer, Request
-from spectral_exp.dashboard.groups import Answer, Comparisons, comparison_answer, group_id
+from spectral_exp.dashboard.group_tables import comparison_answer
+from spectral_exp.dashboard.groups import Answer, Comparisons, group_id
 from spectral_exp.dashboard.identity import run_key
 from spectral_exp.results.group import Group
 

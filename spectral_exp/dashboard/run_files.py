@@ -18,11 +18,11 @@ from spectral_exp.core.errors import UserError
 from spectral_exp.core.regular_file import RUN_FILE_FLAGS, refuse_irregular
 from spectral_exp.dashboard.identity import short_hash
 from spectral_exp.runs.layout import VISUALIZATIONS_FOLDER
+from spectral_exp.runs.plot_files import PNG_SIGNATURE
 
 MAX_LISTED = 5000
 MAX_IMAGE_BYTES = 32 << 20
 MAX_TEXT_BYTES = 16 << 20
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _MAX_DEPTH = 6
 _PLOT = re.compile(r"(.+)_step_(\d{1,18})(?:_(\d{8}_\d{6}))?\.png")

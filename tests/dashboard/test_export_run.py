@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from spectral_exp.dashboard import export_run
 from spectral_exp.dashboard.export_run import choose_plots
-from spectral_exp.dashboard.run_files import PNG_SIGNATURE, PlotFile
+from spectral_exp.dashboard.run_files import PlotFile
 from spectral_exp.runs.layout import RunPaths
+from spectral_exp.runs.plot_files import PNG_SIGNATURE
 from tests.dashboard.served import Dashboard
 from tests.dashboard.test_export import exported
 from tests.results.made_runs import make_run

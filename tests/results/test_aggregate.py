@@ -11,7 +11,8 @@ import pytest
 from spectral_exp.core.errors import UserError
 from spectral_exp.dashboard.completion import complete
 from spectral_exp.dashboard.details import run_details
-from spectral_exp.dashboard.groups import compute, groups_answer
+from spectral_exp.dashboard.group_tables import groups_answer
+from spectral_exp.dashboard.groups import compute
 from spectral_exp.dashboard.query import View
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.attribution import attribute

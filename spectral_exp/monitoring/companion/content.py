@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.regular_file import read_regular
 from spectral_exp.core.timestamps import seconds_since_epoch
 from spectral_exp.monitoring.companion.trackers.base import Point
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.metric_lines import RESERVED, metric_number
 from spectral_exp.runs.overrides import flatten
+from spectral_exp.runs.plot_files import named_plots
 from spectral_exp.runs.record import read_config, read_results
 
-_PLOT = re.compile(
-    r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_\d{8}_\d{6}\.png", flags=re.ASCII
-)
-_PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_PLOT_BYTES = 32 << 20
 _SAMPLE = re.compile(r"\S+ sample at step (?P<step>\d{1,15}): (?P<text>['\"].*['\"])")
 _MAX_SAMPLE = 100_000  # characters
 _SECTIONS = ("final_metrics", "best_metrics", "totals", "reference")
@@ -107,24 +102,14 @@ def _is_non_finite(value: object) -> bool:
 def new_plots(paths: RunPaths, after: tuple[int, str]) -> list[Plot]:
     """Return the plots written after the plot with this time (ns) and name, in that order."""
     found = []
-    for file in paths.visualizations.glob("*.png") if paths.visualizations.is_dir() else ():
-        match = _PLOT.fullmatch(file.name)
+    for plot in named_plots(paths):
         try:
-            mtime_ns = file.stat().st_mtime_ns
+            mtime_ns = plot.file.stat().st_mtime_ns
         except OSError:
             continue
-        if match and (mtime_ns, file.name) > after:
-            found.append(Plot(mtime_ns, file, match["kind"], int(match["step"])))
+        if (mtime_ns, plot.file.name) > after:
+            found.append(Plot(mtime_ns, plot.file, plot.kind, plot.step))
     return sorted(found)
-
-
-def read_png(file: Path) -> bytes | None:
-    """Return the content of a plot; None if it is no PNG or cannot be read."""
-    try:
-        content = read_regular(file, _MAX_PLOT_BYTES)
-    except OSError:
-        return None
-    return content if content.startswith(_PNG) and len(content) > 32 else None
 
 
 def samples_in(lines: Sequence[bytes]) -> Iterator[Sample]:

@@ -29,6 +29,7 @@ from spectral_exp.monitoring.companion.trackers.base import MirroredRun, Point, 
 from spectral_exp.runs.follow import LineFollower, MetricsFollower, Position
 from spectral_exp.runs.layout import TRAINING_LOG_NAME, RunPaths
 from spectral_exp.runs.marks import read_marks
+from spectral_exp.runs.plot_files import read_png
 
 log = logging.getLogger(__name__)
 
@@ -314,7 +315,7 @@ class Mirror:
     def _send_plot(self, tracker: Tracker, plot: content.Plot) -> None:
         cursor = self._cursor
         is_repeated = plot.step <= cursor.plot_steps.get(plot.kind, -1)
-        png = None if is_repeated else content.read_png(plot.file)
+        png = None if is_repeated else read_png(plot.file)
         if png is not None:
             tracker.log_image(f"plots/{plot.kind}", plot.step, png)
             cursor.plot_steps[plot.kind] = plot.step

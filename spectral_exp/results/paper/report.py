@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from spectral_exp.core.errors import UserError
-from spectral_exp.core.regular_file import read_regular
 from spectral_exp.plots.load import import_matplotlib
 from spectral_exp.results.aggregate import ResultsAggregator
 from spectral_exp.results.comparison import Comparison, compare
@@ -55,13 +53,9 @@ from spectral_exp.runs.evaluations import evaluation_conditions
 from spectral_exp.runs.layout import RunPaths
 from spectral_exp.runs.overrides import BUDGET, override_to_continue
 from spectral_exp.runs.parts import PARTS
+from spectral_exp.runs.plot_files import NamedPlot, named_plots, read_png
 from spectral_exp.runs.run import Run, usual_metric
 
-_PLOT = re.compile(
-    r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<when>\d{8}_\d{6})\.png", flags=re.ASCII
-)
-_PNG = b"\x89PNG\r\n\x1a\n"
-_MAX_PLOT_BYTES = 64 << 20
 # Drawn again in print colours.
 _REDRAWN = "training_dynamics"
 _MAX_SAMPLES = 4
@@ -205,31 +199,20 @@ def _metric(run: Run, name: str, value: float | None, at: str) -> Text:
 
 def _plots(run: Run) -> tuple[Block, ...]:
     """Return the newest plot of each kind."""
-    newest: dict[str, tuple[str, str, Path]] = {}
-    folder = RunPaths(run.path).visualizations
-    for file in sorted(folder.glob("*.png")) if folder.is_dir() else ():
-        match = _PLOT.fullmatch(file.name)
-        if match and match["kind"] != _REDRAWN and _read_png(file):
-            newest[match["kind"]] = max(
-                newest.get(match["kind"], ("", "", file)), (match["step"], match["when"], file)
-            )
+    newest: dict[str, tuple[NamedPlot, bytes]] = {}
+    plots = sorted(named_plots(RunPaths(run.path)), key=lambda one: (one.step, one.time))
+    for plot in reversed(plots):
+        is_wanted = plot.kind not in newest and plot.kind != _REDRAWN
+        if is_wanted and (png := read_png(plot.file)):
+            newest[plot.kind] = plot, png
     figures = []
-    for kind, (step, _, file) in sorted(newest.items()):
+    for kind, (plot, png) in sorted(newest.items()):
         words = kind.replace("_", " ")
-        source = Source("visualizations", (run.run_id,), formula=file.name)
-        at = Number(plain_number(int(step)), int(step), source)
+        source = Source("visualizations", (run.run_id,), formula=plot.file.name)
+        at = Number(plain_number(plot.step), plot.step, source)
         caption = _passage("plot", what=words[:1].upper() + words[1:], step=at)
-        figures.append(Figure(f"fig:{kind}", caption, {"png": _read_png(file)}, source, width=0.85))
+        figures.append(Figure(f"fig:{kind}", caption, {"png": png}, source, width=0.85))
     return tuple(figures)
-
-
-def _read_png(file: Path) -> bytes:
-    """Return the content of a PNG file, or nothing if it is no PNG or cannot be read."""
-    try:
-        content = read_regular(file, _MAX_PLOT_BYTES)
-    except OSError:
-        return b""
-    return content if content.startswith(_PNG) else b""
 
 
 def _samples(run: Run) -> tuple[Block, ...]:

@@ -9,7 +9,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
 import pytest
 
 from spectral_exp.core.errors import SettingError
@@ -55,27 +54,39 @@ def test_lines_hold_the_machine_the_run_and_the_last_step(tmp_path: Path) -> Non
     assert 0 < series["system/memory_percent"].values[0] <= 100
 
 
+FAMILY = """
+import json, subprocess, sys
+import psutil
+
+def start(code):
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+
+child = start("held = bytearray(90_000_000); print(flush=True); input()")
+child.stdout.readline()
+companion = start(
+    "import os, json; from spectral_exp.monitoring.companion.sampler import ProcessTree;"
+    "held = bytearray(400_000_000); print(json.dumps(ProcessTree(os.getppid()).read()))"
+)
+measured = json.loads(companion.communicate()[0])
+child.communicate("x")
+print(json.dumps([psutil.Process().memory_info().rss / 1e6, measured["system/run_memory_mb"]]))
+"""
+
+
 def test_the_tree_of_processes_counts_children_but_not_the_one_that_measures(
     tmp_path: Path,
 ) -> None:
-    child = subprocess.Popen(
-        [sys.executable, "-c", "held = bytearray(90_000_000); print(flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    code = (
-        "import os, json; from spectral_exp.monitoring.companion.sampler import ProcessTree;"
-        "held = bytearray(400_000_000); print(json.dumps(ProcessTree(os.getppid()).read()))"
-    )
-    with child:
-        assert child.stdout is not None
-        child.stdout.readline()
-        companion = python("-c", code, cwd=tmp_path)
-        child.communicate(b"\n")
-    memory_mb = json.loads(companion.stdout)["system/run_memory_mb"]
-    own_mb = psutil.Process().memory_info().rss / 1e6
+    """In a process of its own: that of the tests may have other children."""
+    done = python("-c", FAMILY, cwd=tmp_path)
+    own_mb, memory_mb = json.loads(done.stdout)
     assert own_mb + 80 < memory_mb < own_mb + 400
-    assert ProcessTree(child.pid).read() == {}
+
+
+def test_a_process_that_is_gone_has_no_readings() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    assert ProcessTree(process.pid).read() == {}
 
 
 def test_the_file_stays_bounded_and_new_lines_stay_dense(
