@@ -90,9 +90,10 @@ def test_a_matplotlib_that_cannot_be_imported_costs_one_warning(tmp_path: Path) 
 def test_plots_come_without_a_home_and_a_place_for_temporary_files(tmp_path: Path) -> None:
     if not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("making folders read-only needs root and unshare")
+    # What lies there stays visible: this package and its interpreter may be among it.
     shield = (
-        "for place in /tmp /var/tmp /usr/tmp; do mount -t tmpfs -o ro none $place; done"
-        " 2>/dev/null; "
+        "for place in /tmp /var/tmp /usr/tmp; do"
+        " mount --bind $place $place && mount -o remount,bind,ro $place; done 2>/dev/null; "
     )
     shield += 'mount -t tmpfs none /mnt && cd /proc && "$@"; code=$?; ls -A /mnt/plots; exit $code'
     prefix = ["unshare", "-m", "bash", "-c", shield, "shield"]

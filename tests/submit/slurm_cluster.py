@@ -88,9 +88,13 @@ class SlurmCluster:
         )
 
     def start_now(self, job: str) -> None:
-        """Start a job again, for which Slurm waits two minutes by default."""
+        """Start a job again, for which Slurm waits two minutes by default.
+
+        In the second in which a job has ended, a node takes its new credential for the old one,
+        which has been revoked, and the job fails.
+        """
         eventually(lambda: self.is_requeued(job))
-        self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
 
 
 @contextmanager
