@@ -88,7 +88,8 @@ def backup(run: RunPaths, url: str) -> Iterator[Backup]:
 
 def store(backup: Backup, step: int) -> None:
     backup.submit(step)
-    eventually(lambda: backup.stored_step == step)
+    # The process of a backup has a low priority, so it waits for what else a busy machine does.
+    eventually(lambda: backup.stored_step == step, 200.0)
 
 
 # --- what is stored and brought back --------------------------------------------------------------
@@ -554,14 +555,14 @@ def test_worker_ends_with_its_parent(tmp_path: Path, run: RunPaths, url: str) ->
 def test_hung_worker_costs_a_warning_and_is_replaced(
     run: RunPaths, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backup = Backup(run.root, url, timeout_s=5.0, pause_s=0.1)
+    backup = Backup(run.root, url, timeout_s=12.0, pause_s=0.1)
     write_checkpoint(run, 1)
     store(backup, 1)
     (child,) = children()
     os.kill(child, signal.SIGSTOP)
     write_checkpoint(run, 2)
     store(backup, 2)
-    assert "no progress for 5 s; check the network" in caplog.text
+    assert "no progress for 12 s; check the network" in caplog.text
     assert backup.close()
     assert children() == []
 
