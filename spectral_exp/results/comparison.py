@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from spectral_exp.core.errors import SettingError, UserError, nearest, require
 from spectral_exp.core.wording import format_count
-from spectral_exp.results import checks, statistics
+from spectral_exp.results import checks, matching, statistics
 from spectral_exp.results.compared import Comparison as Comparison
 from spectral_exp.results.compared import Difference as Difference
 from spectral_exp.results.compared import GroupSummary as GroupSummary
@@ -222,10 +222,10 @@ def _fairness(
     a: GroupSummary, b: GroupSummary, part: str | None, metric: str, at: str
 ) -> tuple[dict[str, bool | None], list[Finding]]:
     """Return what matches, and findings on what does not, the gravest first."""
-    matches: dict[str, bool | None] = dict.fromkeys((*checks.QUANTITIES, "settings"))
+    matches: dict[str, bool | None] = dict.fromkeys((*matching.QUANTITIES, "settings"))
     if not a.runs or not b.runs:
         return matches, []
-    matched, warnings = checks.match_groups(a.runs, b.runs, metric, at)
+    matched, warnings = matching.match_groups(a.runs, b.runs, metric, at)
     if metric_info(metric).kind == "validation":
         doubts = [
             (s.group.label, doubt)

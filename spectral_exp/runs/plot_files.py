@@ -15,7 +15,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NAME = re.compile(
     r"(?P<kind>\w[\w-]{0,99})_step_(?P<step>\d{1,15})_(?P<time>\d{8}_\d{6})\.png", flags=re.ASCII
 )
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 32 << 20
 _HEADER_BYTES = 33  # the signature and the chunk with the size of the image
 
 

@@ -110,11 +110,11 @@ class Runner:
     check_owner: Callable[[], None] = lambda: None
     ranks: Ranks = field(default_factory=Ranks)
     trained: tuple[nn.Module, torch.optim.Optimizer] | None = None
+    clock: Clock = field(init=False, default_factory=Clock)
 
     def __post_init__(self) -> None:
         self.state = TrainState()
         trained_model, trained_optimizer = self.trained or (self.model, self.optimizer)
-        self.clock = Clock()
         self.usage = Usage(self.device, self.ranks)
         self._speed = SpeedWatch(self.device)
         self.stepper = Stepper(
@@ -132,16 +132,7 @@ class Runner:
             state=self.state,
             ranks=self.ranks,
         )
-        self._saved = SavedState(
-            config=self.config,
-            model=self.model,
-            optimizer=self.optimizer,
-            loss=self.loss,
-            state=self.state,
-            usage=self.usage,
-            stepper=self.stepper,
-            ranks=self.ranks,
-        )
+        self._saved = SavedState(self.config, self.model, self.optimizer, self.loss, self.stepper)
         self.results = self._make_results()
         self.validator = Validator(
             settings=self.settings,

@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_exp.distributed.ranks import Ranks
 from spectral_exp.monitoring.checkpoint.state import LiveState
 from spectral_exp.training.seeding import restore_rng_state, rng_state
-from spectral_exp.training.state import TrainState
 from spectral_exp.training.step import Stepper
-from spectral_exp.training.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -23,25 +20,24 @@ class SavedState:
 
     Args:
         config: plain resolved configuration, stored with every checkpoint.
+        model, optimizer, loss: as checkpoints name their entries: whole, and not wrapped.
+        stepper: with the state and the usage that its steps change.
     """
 
     config: Mapping[str, Any]
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: nn.Module
-    state: TrainState
-    usage: Usage
     stepper: Stepper
-    ranks: Ranks
 
     def collect(self, is_best: bool) -> LiveState:
         """Return what a checkpoint of the current step holds."""
         self.stepper.read_reports()
-        self.usage.flush()
-        state = self.state
+        state, usage = self.stepper.state, self.stepper.usage
+        usage.flush()
         extra = {
             "train_state": state.state_dict(),
-            "usage": self.usage.state_dict(state.step, state.train_s),
+            "usage": usage.state_dict(state.step, state.train_s),
             "loss_state_dict": self.loss.state_dict(),
             "rng_state": rng_state(),
             "speed_measured_at": self.stepper.speed_measured_at,
@@ -52,10 +48,11 @@ class SavedState:
 
     def load(self, found: Mapping[str, Any]) -> None:
         """Load a checkpoint."""
-        self.ranks.load(found, self.model, self.optimizer)
+        state = self.stepper.state
+        self.stepper.ranks.load(found, self.model, self.optimizer)
         self.loss.load_state_dict(found["loss_state_dict"])
-        self.state.load_state_dict(found["train_state"], found["loss_history"])
-        self.usage.load_state_dict(found.get("usage"), self.state.step, self.state.train_s)
+        state.load_state_dict(found["train_state"], found["loss_history"])
+        self.stepper.usage.load_state_dict(found.get("usage"), state.step, state.train_s)
         restore_rng_state(found["rng_state"])
         self.stepper.restart_speed()
         if "speed_measured_at" in found:  # else the run was begun by an earlier version

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spectral_exp.results import checks
+from spectral_exp.results import checks, matching
 from tests.results.fakes import STEPS, TOKENS_PER_STEP, FakeRun, fake_run, said
 
 CUDA = {
@@ -217,7 +217,7 @@ def test_different_uncommitted_changes_are_distinguished(tmp_path: Path) -> None
 def match(
     b: FakeRun, metric: str = "val_bpb", at: str = "final"
 ) -> tuple[dict[str, bool | None], list[str]]:
-    matches, warnings = checks.match_groups(
+    matches, warnings = matching.match_groups(
         [fake_run(seed=1), fake_run(seed=2)], [b, b], metric, at
     )
     return matches, said(warnings)
@@ -225,7 +225,7 @@ def match(
 
 def test_equal_groups_match_in_everything() -> None:
     matches, warnings = match(fake_run(seed=3))
-    assert matches == dict.fromkeys(checks.QUANTITIES, True)
+    assert matches == dict.fromkeys(matching.QUANTITIES, True)
     assert warnings == []
 
 
@@ -292,7 +292,7 @@ def test_small_differences_of_size_and_time_do_not_count() -> None:
     matches, warnings = match(
         fake_run(seed=3, values={"n_parameters": 807_000, "tokens": 76_100, "train_s": 62.5})
     )
-    assert matches == dict.fromkeys(checks.QUANTITIES, True)
+    assert matches == dict.fromkeys(matching.QUANTITIES, True)
     assert warnings == []
 
 
@@ -329,7 +329,7 @@ def test_times_differ_only_beyond_their_spread(
     a: tuple[float, ...], b: tuple[float, ...], same: bool | None, words: str
 ) -> None:
     for one, other, swapped in ((a, b, False), (b, a, True)):
-        matches, warnings = checks.match_groups(timed(*one), timed(*other))
+        matches, warnings = matching.match_groups(timed(*one), timed(*other))
         assert matches["wall-clock"] is same
         if not swapped:
             assert said(warnings) == ([words] if words else [])
@@ -337,7 +337,7 @@ def test_times_differ_only_beyond_their_spread(
 
 def test_one_run_that_differs_spoils_its_group() -> None:
     runs = [fake_run(seed=1), fake_run(seed=2, steps=60), fake_run(seed=3)]
-    matches, warnings = checks.match_groups([fake_run()], runs)
+    matches, warnings = matching.match_groups([fake_run()], runs)
     assert matches["steps"] is False
     assert "steps differ: 100 against 60 to 100" in said(warnings)
 
@@ -394,14 +394,14 @@ def test_tests_compare_if_they_read_the_same_text_in_the_same_windows() -> None:
         )
 
     runs = make_tested_run(1, "aa", 30), make_tested_run(2, "bb", 31)
-    matches, warnings = checks.match_groups(runs[:1], runs[1:], "test_bpb")
+    matches, warnings = matching.match_groups(runs[:1], runs[1:], "test_bpb")
     assert (matches["validation"], matches["evaluation"]) == (False, False)
     words = " ".join(map(str, warnings))
     assert "aaaaaaaa against bbbbbbbb" in words
     assert "30 windows of 64 tokens against 31 windows of 64 tokens" in words
-    same = checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)], "test_bpb")
+    same = matching.match_groups(runs[:1], [make_tested_run(2, "aa", 30)], "test_bpb")
     assert same[0]["validation"] is same[0]["evaluation"] is True
-    assert checks.match_groups(runs[:1], [make_tested_run(2, "aa", 30)])[0]["validation"] is False
+    assert matching.match_groups(runs[:1], [make_tested_run(2, "aa", 30)])[0]["validation"] is False
 
 
 def test_runs_that_ended_before_a_budget_of_flops_are_no_equal_comparison() -> None:
@@ -413,9 +413,9 @@ def test_runs_that_ended_before_a_budget_of_flops_are_no_equal_comparison() -> N
         ]
         for flops in (4e7, 1e8)
     )
-    equal = checks.match_groups(small, large, at="flops=4e7")[1]
+    equal = matching.match_groups(small, large, at="flops=4e7")[1]
     assert not [one for one in equal if one.kind in ("tokens", "steps", "unused budget")]
-    unequal = {one.kind: str(one) for one in checks.match_groups(small, large, at="flops=8e7")[1]}
+    unequal = {one.kind: str(one) for one in matching.match_groups(small, large, at="flops=8e7")[1]}
     assert unequal["unused budget"] == "3 of 6 runs ended before 8e+07 training FLOPs"
     assert "steps" in unequal
     assert "tokens" in unequal

@@ -210,10 +210,11 @@ def _describe_two_rates(config: DictConfig, overrides: Sequence[str]) -> list[st
     optimizer = config.get("optimizer")
     if not isinstance(optimizer, DictConfig) or not {"lr", "learning_rate"} <= optimizer.keys():
         return []
-    rate = optimizer._get_node("learning_rate")
+    written = OmegaConf.to_container(optimizer, resolve=False)
+    assert isinstance(written, dict)
     return [
-        f"{one}: optimizer.learning_rate={rate}, which a recipe or an experiment sets, is used "
-        f"instead; write optimizer.learning_rate={one.partition('=')[2]}"
+        f"{one}: optimizer.learning_rate={written['learning_rate']} is set too, and replaces it; "
+        f"write optimizer.learning_rate={one.partition('=')[2]}"
         for one in overrides
         if setting_of(one) == "optimizer.lr"
     ]

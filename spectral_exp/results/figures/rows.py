@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from spectral_exp.plots.rows import ROW_INCHES, Row, draw_rows, row_limits
 from spectral_exp.plots.text import printable
 from spectral_exp.plots.theme import Theme, legend_on_top, new_figure
-from spectral_exp.results.checks import UNEQUAL
 from spectral_exp.results.compared import Comparison, Difference
 from spectral_exp.results.figures.captions import describe_metric, list_names, run_counts
 from spectral_exp.results.figures.plot import Plot, find_theme
+from spectral_exp.results.matching import UNEQUAL
 from spectral_exp.results.statistics import Interval
 
 _FRAME_INCHES = 0.85
